@@ -1,0 +1,1 @@
+"""What `surrogate bench` measures, and the benchmark suites."""

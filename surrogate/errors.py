@@ -1,0 +1,24 @@
+"""The errors a user can meet: one line that names the value, what was expected and the cure."""
+
+from __future__ import annotations
+
+__all__ = ["DataError", "SurrogateError", "UsageError"]
+
+
+class SurrogateError(Exception):
+    """A failure the user should read as one line, never as a traceback.
+
+    ``exit_code`` is what the command line exits with: 1 for a failure.
+    """
+
+    exit_code = 1
+
+
+class UsageError(SurrogateError, ValueError):
+    """A wrong argument: the user asked for something that does not exist. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(SurrogateError):
+    """A file is missing, damaged, of the wrong kind, or cannot be written."""

@@ -1,0 +1,64 @@
+"""Writing files so that nothing half-written is ever left under its final name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from surrogate.errors import DataError
+
+__all__ = ["atomic_path", "atomic_write_text", "explain_os_error"]
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path to write to; on success it takes ``target``'s name, on failure it is removed.
+
+    The temporary file lies beside ``target`` (a rename across file systems is not atomic) and is
+    flushed to disk before the rename, so a crash leaves the old file or the new, never a part.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written to or the disk is full.
+    """
+    target = Path(target)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        raise explain_os_error(error, target) from error
+    finally:
+        # Unwritable folders fail here too, and have already been reported above.
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def atomic_write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` (UTF-8) to ``target`` through :func:`atomic_path`."""
+    with atomic_path(target) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def explain_os_error(error: OSError, path: str | os.PathLike[str]) -> DataError:
+    """Turn an operating-system error about ``path`` into one line with the cure."""
+    cures = {
+        errno.ENOSPC: "no space left on the device; free some or choose another folder",
+        errno.EDQUOT: "disk quota exceeded; free some space or choose another folder",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EACCES: "permission denied; choose a folder you may write to",
+        errno.EPERM: "operation not permitted; choose a folder you may write to",
+        errno.ENOENT: "no such file or folder; check the path",
+        errno.EISDIR: "is a folder; give a file",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    }
+    reason = cures.get(error.errno or 0) or error.strerror or str(error)
+    return DataError(f"{path}: {reason}")
