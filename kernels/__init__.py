@@ -1,5 +1,14 @@
 """The recurrent stacks: one specification, and the providers that compute it fast."""
 
 from surrogate.kernels.events import SpikeEvents
+from surrogate.kernels.run import PROVIDERS, default_provider, run_stack
+from surrogate.kernels.spec import ARCHITECTURES, StackSpec
 
-__all__ = ["SpikeEvents"]
+__all__ = [
+    "ARCHITECTURES",
+    "PROVIDERS",
+    "SpikeEvents",
+    "StackSpec",
+    "default_provider",
+    "run_stack",
+]

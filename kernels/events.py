@@ -73,7 +73,7 @@ class SpikeEvents:
         ptr, channel = self.row_ptr.long(), self.channel
         if ptr[0] != 0 or ptr[-1] != channel.numel() or (ptr.diff() < 0).any():
             raise ValueError("SpikeEvents.row_ptr must rise from 0 to the number of events")
-        if channel.numel() and not (0 <= channel.min() and channel.max() < input_size):
+        if channel.numel() and not (channel.min() >= 0 and channel.max() < input_size):
             raise ValueError(
                 f"SpikeEvents.channel spans {channel.min()}..{channel.max()}, "
                 f"expected 0..{input_size - 1}"

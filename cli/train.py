@@ -1,0 +1,249 @@
+"""`surrogate train`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surrogate.cli._common import emit, json_option
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+    from surrogate.datasets import Dataset
+    from surrogate.run_folder import RunConfig, RunFolder
+    from surrogate.training import Progress, Trainer
+
+__all__ = ["train"]
+
+_HELP = """Train a surrogate and judge it on validation trials.
+
+Without --data the bundled sample of a layer 5 pyramidal cell is used. The run's folder receives the
+model file (model.h5), its recipe, metrics.jsonl and plots. A run that was interrupted, even by
+kill -9, continues with --resume and ends with the same weights, bit for bit.
+
+\b
+Examples:
+  surrogate train --arch lstm
+  surrogate train --arch rnn --hidden 32-16-2 --recipe blog --class-weight none
+  surrogate train --data l5pc.h5 --out runs/lstm --seed 3
+  surrogate train --arch gru --epochs 4 --set weight_decay=0.1 --select-by auc
+  surrogate train --resume runs/lstm
+
+\b
+--json prints one object as the last line: run, model, epochs, epoch_kept, unstable,
+unstable_reason, training_seconds, and validation (the keys of `surrogate evaluate --json`).
+"""
+
+
+@click.command(help=_HELP)
+@click.option("--arch", default="lstm", show_default=True, help="rnn, gru or lstm.")
+@click.option("--hidden", help="Layer sizes, the last 2 [default: 256-64-2; rnn: 32-16-2].")
+@click.option("--data", type=click.Path(), help="Data set [default: the bundled sample].")
+@click.option(
+    "--recipe", default="tuned", show_default=True, help="tuned, blog, or a TOML file's path."
+)
+@click.option("--out", type=click.Path(), help="Run folder [default: below runs/].")
+@click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--epochs", help="Override the recipe's number of epochs.")
+@click.option("--batch-size", help="Override the recipe's batch size.")
+@click.option("--learning-rate", "--lr", help="Override the recipe's learning rate.")
+@click.option("--class-weight", help="Weight of spike bins in the loss: none, 5, 20, ...")
+@click.option("--select-by", help="What picks the epoch kept: nll, auc, spread or last.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override any recipe key."
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["exact", "legacy"]),
+    default="exact",
+    show_default=True,
+    help="Exact output spike times, or those the public files give (float16).",
+)
+@click.option("--reuse-windows", is_flag=True, help="Begin anew when the data run out.")
+@click.option("--device", help="cpu or cuda [default: cuda where there is a GPU].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@click.option("--plots/--no-plots", default=True, help="Draw the run's figures.")
+@json_option
+def train(as_json: bool, **options: Any) -> None:
+    import torch
+
+    from surrogate import datasets
+    from surrogate.run import train as train_run
+    from surrogate.run_folder import RunFolder
+    from surrogate.training import Trainer
+
+    device = _device(options["device"])
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    if options["resume"]:
+        folder = RunFolder(options["resume"])
+        config = folder.config()
+        dataset = datasets.open(options["data"] or config.data)
+        _refuse_changes(config, dataset)
+    else:
+        dataset = datasets.open(options["data"])
+        config = _configure(dataset, options)
+        folder = RunFolder(options["out"] or _default_folder(config))
+    trainer = Trainer(config, dataset, folder, device)
+    click.echo(_describe(config, dataset, device, folder), err=True)
+    if options["resume"]:
+        note = trainer.resume()
+        click.echo(note or f"resuming after step {trainer.step}", err=True)
+    else:
+        folder.create(config)
+    if trainer.plan.reused:
+        click.echo(
+            f"note: the run takes {len(trainer.plan.trial):,} windows, more than the data hold; "
+            "they come again in a new order",
+            err=True,
+        )
+    with click.progressbar(
+        length=config.recipe.steps - trainer.step,
+        label="training",
+        file=click.get_text_stream("stderr"),
+        show_pos=True,
+        item_show_func=lambda text: text,
+    ) as bar:
+        result = train_run(trainer, _reporter(bar, trainer), options["plots"])
+    emit(as_json, result, _summary(result))
+
+
+def _device(wanted: str | None) -> str:
+    import torch
+
+    from surrogate.errors import UsageError
+
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UsageError(f"--device {device!r}: expected cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: torch finds no CUDA GPU; use --device cpu")
+    return device
+
+
+def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
+    from surrogate.errors import UsageError
+    from surrogate.kernels import ARCHITECTURES
+    from surrogate.recipe import load_recipe
+    from surrogate.run_folder import RunConfig
+    from surrogate.stack import BEST_HIDDEN_SIZES, parse_hidden_sizes
+
+    arch = options["arch"]
+    if arch not in ARCHITECTURES:
+        raise UsageError(f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
+    hidden = options["hidden"]
+    return RunConfig(
+        arch=arch,
+        hidden_sizes=parse_hidden_sizes(hidden) if hidden else BEST_HIDDEN_SIZES[arch],
+        recipe=load_recipe(options["recipe"], arch, _overrides(options)),
+        seed=options["seed"],
+        labels=options["labels"],
+        data=None if dataset.is_sample else str(dataset.path.resolve()),
+        data_digest=dataset.digest,
+        reuse_windows=options["reuse_windows"] or dataset.is_sample,
+    )
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    from surrogate.errors import UsageError
+
+    overrides: dict[str, Any] = {}
+    for setting in options["settings"]:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r}: expected KEY=VALUE, such as weight_decay=0.1")
+        overrides[key.strip()] = value.strip()
+    for option in ("epochs", "batch_size", "learning_rate", "select_by"):
+        if options[option] is not None:
+            overrides[option] = options[option]
+    if (weight := options["class_weight"]) is not None:
+        overrides["pos_weight"] = "1" if weight == "none" else weight
+    return overrides
+
+
+def _default_folder(config: RunConfig) -> str:
+    sizes = "-".join(map(str, config.hidden_sizes))
+    return f"runs/{config.arch}-{sizes}-{config.recipe.name}-s{config.seed}"
+
+
+def _refuse_changes(config: RunConfig, dataset: Dataset) -> None:
+    """A resumed run is the run that was started: options that would change it are refused."""
+    from click.core import ParameterSource
+
+    from surrogate.errors import UsageError
+
+    context = click.get_current_context()
+    free = {"resume", "data", "device", "threads", "plots", "as_json"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in free:
+            raise UsageError(
+                f"{parameter.opts[0]} cannot change in a resumed run; leave it out, or start "
+                "another run"
+            )
+    if dataset.digest != config.data_digest:
+        raise UsageError(
+            f"{dataset.path} is not the data set of this run (digest {dataset.digest[:12]}, "
+            f"expected {config.data_digest[:12]}); give the right one with --data"
+        )
+
+
+def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolder) -> str:
+    from surrogate.kernels import default_provider
+
+    sizes = "-".join(map(str, config.hidden_sizes))
+    name = "the bundled sample" if dataset.is_sample else str(dataset.path)
+    return (
+        f"{config.arch} {sizes} on {name}, {device} ({default_provider()}), seed {config.seed}\n"
+        f"run folder: {folder.path}\n\n{config.recipe.to_toml()}"
+    )
+
+
+def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], None]:
+    """Moves the bar at each step and prints a line for each epoch."""
+    recipe = trainer.config.recipe
+    begun, first = time.monotonic(), trainer.step
+    last_epoch = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal last_epoch
+        rate = (progress.step - first) * recipe.batch_size / (time.monotonic() - begun)
+        if entry := progress.entry:
+            auc = "none" if entry["roc_auc"] is None else f"{entry['roc_auc']:.4f}"
+            last_epoch = f"  AUC {auc}"
+            if not bar.is_hidden:
+                click.echo("\r", nl=False, err=True)
+            click.echo(
+                f"epoch {entry['epoch']:>3}/{recipe.epochs}  loss {entry['loss']:.5f}  "
+                f"ROC AUC {auc}  voltage RMSE {entry['voltage_rmse_mv']:.3f} mV  "
+                f"{rate:.1f} windows/s{'  kept' if entry['kept'] else ''}",
+                err=True,
+            )
+        bar.update(1, f"loss {progress.loss:.4f}{last_epoch}  {rate:.1f} windows/s")
+
+    return report
+
+
+def _summary(result: dict[str, Any]) -> str:
+    validation = result["validation"]
+    lines = [
+        f"model file: {result['model']}",
+        f"epoch kept: {result['epoch_kept']} of {result['epochs']}, "
+        f"{result['training_seconds']:.0f} s of training",
+    ]
+    if result["unstable"]:
+        lines.append(f"unstable: {result['unstable_reason']}")
+    if validation["roc_auc"] is not None:
+        low, high = validation["roc_auc_interval"]
+        lines.append(
+            f"validation: ROC AUC {validation['roc_auc']:.4f} [{low:.4f}, {high:.4f}], "
+            f"voltage RMSE {validation['voltage_rmse_mv']:.3f} mV, {validation['n_trials']} trials"
+        )
+    lines.append(f"next: surrogate evaluate {result['model']} --split test")
+    return "\n".join(lines)

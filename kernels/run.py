@@ -1,0 +1,83 @@
+"""The one entry: run a stack over events with whichever provider serves the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from surrogate.kernels.events import SpikeEvents
+from surrogate.kernels.reference import run_stack_reference
+from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.torch_stack import run_stack_torch
+
+__all__ = ["PROVIDERS", "default_provider", "run_stack"]
+
+Provider = Callable[[StackSpec, Mapping[str, Tensor], SpikeEvents, Tensor], tuple[Tensor, Tensor]]
+
+#: Implementations of one operation, by name. ``reference`` is the specification of the others.
+PROVIDERS: dict[str, Provider] = {
+    "reference": run_stack_reference,
+    "torch": run_stack_torch,
+}
+
+
+def default_provider() -> str:
+    """The provider used when none is named."""
+    return "torch"
+
+
+def run_stack(
+    spec: StackSpec,
+    weights: Mapping[str, Tensor],
+    events: SpikeEvents,
+    state: Tensor | None = None,
+    provider: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a stack of recurrent layers over spike events, differentiably.
+
+    Parameters
+    ----------
+    spec : StackSpec
+    weights : mapping of str to Tensor
+        By the canonical names and shapes of :meth:`StackSpec.parameter_shapes`, of one dtype
+        and on one device.
+    events : SpikeEvents
+        ``batch`` sequences of ``steps`` bins; at least one of each.
+    state : Tensor [batch, spec.state_size], optional
+        State before the first bin, zeros if not given: layers in order, h then c.
+    provider : str, optional
+        A key of :data:`PROVIDERS`.
+
+    Returns
+    -------
+    outputs : Tensor [batch, steps, 2]
+        Spike logit, and the voltage before scale and offset.
+    state : Tensor [batch, spec.state_size]
+        State after the last bin.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, a sequence is empty, or the provider is unknown.
+    """
+    first = weights["layers.0.weight_ih_l0"]
+    expected = (events.batch, spec.state_size)
+    if state is None:
+        state = torch.zeros(expected, dtype=first.dtype, device=first.device)
+    if tuple(state.shape) != expected:
+        raise ValueError(f"state has shape {tuple(state.shape)}, expected {expected}")
+    if events.batch < 1 or events.steps < 1:
+        raise ValueError(
+            f"events hold {events.batch} sequences of {events.steps} bins: none to run"
+        )
+    if tuple(first.shape) != spec.parameter_shapes()["layers.0.weight_ih_l0"]:
+        raise ValueError(
+            f"layers.0.weight_ih_l0 has shape {tuple(first.shape)}, expected "
+            f"{spec.parameter_shapes()['layers.0.weight_ih_l0']}"
+        )
+    name = provider or default_provider()
+    if name not in PROVIDERS:
+        raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
+    return PROVIDERS[name](spec, weights, events, state)

@@ -1,0 +1,120 @@
+"""What a recurrent stack is: the one description that every provider, file and simulator gets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["ARCHITECTURES", "HEADS", "MAX_HIDDEN_SIZE", "StackSpec"]
+
+#: Gates per unit of each architecture; torch.nn stacks a gate's rows in its weight matrices.
+ARCHITECTURES = {"rnn": 1, "gru": 3, "lstm": 4}
+HEADS = ("recurrent", "linear")
+MAX_HIDDEN_SIZE = 512
+MAX_INPUT_SIZE = 2**15  # SpikeEvents keeps channels in int16
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    """A stack of vanilla RNN, GRU or LSTM layers that ends in (spike logit, scaled voltage).
+
+    Attributes
+    ----------
+    arch : "rnn" | "gru" | "lstm"
+    hidden_sizes : tuple of int
+        Units of each layer, input side first. The last is 2: the outputs.
+    input_size : int
+        Number of input channels.
+    head : "recurrent" | "linear"
+        What the last two units are: a recurrent layer, whose outputs are its hidden state, or a
+        linear layer on the hidden state of the layer before.
+    voltage_scale, voltage_offset : float
+        Soma voltage in mV = output 1 x ``voltage_scale`` + ``voltage_offset``.
+
+    Raises
+    ------
+    ValueError
+        If a field has a value outside its range; the message names value and range.
+    """
+
+    arch: str
+    hidden_sizes: tuple[int, ...]
+    input_size: int = 1278
+    head: str = "recurrent"
+    voltage_scale: float = 100.0
+    voltage_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            raise ValueError(f"unknown arch {self.arch!r}: expected one of rnn, gru, lstm")
+        if self.head not in HEADS:
+            raise ValueError(f"unknown head {self.head!r}: expected recurrent or linear")
+        sizes = self.hidden_sizes
+        if not sizes or any(
+            type(size) is not int or not 1 <= size <= MAX_HIDDEN_SIZE for size in sizes
+        ):
+            raise ValueError(
+                f"hidden sizes {sizes!r}: expected whole numbers from 1 to {MAX_HIDDEN_SIZE}, "
+                "such as 256-64-2"
+            )
+        if sizes[-1] != 2:
+            raise ValueError(
+                f"hidden sizes {'-'.join(map(str, sizes))} end in {sizes[-1]}: the last must be 2, "
+                "the spike logit and the soma voltage"
+            )
+        if self.head == "linear" and len(sizes) < 2:
+            raise ValueError("a linear head needs a recurrent layer before it, such as 32-2")
+        if not 1 <= self.input_size <= MAX_INPUT_SIZE:
+            raise ValueError(f"input size {self.input_size}: expected 1 to {MAX_INPUT_SIZE}")
+        if not (math.isfinite(self.voltage_scale) and self.voltage_scale > 0):
+            raise ValueError(f"voltage scale {self.voltage_scale}: expected a positive number")
+        if not math.isfinite(self.voltage_offset):
+            raise ValueError(f"voltage offset {self.voltage_offset}: expected a finite number")
+
+    @property
+    def gates(self) -> int:
+        """Gates per unit: 1 (rnn), 3 (gru) or 4 (lstm)."""
+        return ARCHITECTURES[self.arch]
+
+    @property
+    def recurrent_sizes(self) -> tuple[int, ...]:
+        """Units of the recurrent layers: without the output layer if that is linear."""
+        return self.hidden_sizes if self.head == "recurrent" else self.hidden_sizes[:-1]
+
+    @property
+    def state_slices(self) -> list[dict[str, slice]]:
+        """Where each layer's ``h`` (and ``c``) lies in a state row: layers in order, h then c."""
+        slices, start = [], 0
+        for size in self.recurrent_sizes:
+            layer = {}
+            for name in ("h", "c") if self.arch == "lstm" else ("h",):
+                layer[name] = slice(start, start + size)
+                start += size
+            slices.append(layer)
+        return slices
+
+    @property
+    def state_size(self) -> int:
+        """Floats of recurrent state per neuron."""
+        return sum(self.recurrent_sizes) * (2 if self.arch == "lstm" else 1)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical parameter names (those of torch.nn, a layer each) and shapes, in order."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        inputs = self.input_size
+        for index, size in enumerate(self.recurrent_sizes):
+            rows = self.gates * size
+            shapes[f"layers.{index}.weight_ih_l0"] = (rows, inputs)
+            shapes[f"layers.{index}.weight_hh_l0"] = (rows, size)
+            shapes[f"layers.{index}.bias_ih_l0"] = (rows,)
+            shapes[f"layers.{index}.bias_hh_l0"] = (rows,)
+            inputs = size
+        if self.head == "linear":
+            shapes["head.weight"] = (2, inputs)
+            shapes["head.bias"] = (2,)
+        return shapes
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable parameters of the stack."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes().values())

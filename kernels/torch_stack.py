@@ -1,0 +1,59 @@
+"""The provider that runs everywhere torch does: sparse event projection, layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from surrogate.kernels.events import SpikeEvents
+from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.torch_layers import EventProjection, GRULayer, LSTMLayer, RNNLayer
+
+__all__ = ["run_stack_torch"]
+
+
+def _time_major(events: SpikeEvents) -> tuple[Tensor, Tensor]:
+    """Channels int32 [E] and pointers int32 [T * B + 1] with rows in the order t * B + b."""
+    device = events.device
+    counts = events.row_ptr.diff().view(events.batch, events.steps).t().flatten()
+    row_ptr = torch.zeros(counts.numel() + 1, dtype=torch.int32, device=device)
+    row_ptr[1:] = counts.cumsum(0)
+    starts = events.row_ptr[:-1].view(events.batch, events.steps).t().flatten()
+    # An event's old place is its row's old start plus its rank in the row.
+    shift = torch.repeat_interleave(starts - row_ptr[:-1], counts)
+    places = torch.arange(events.channel.numel(), device=device) + shift
+    return events.channel[places].int(), row_ptr
+
+
+def run_stack_torch(
+    spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`."""
+    channel, row_ptr = _time_major(events)
+    x, parts = None, []
+    for layer, at in enumerate(spec.state_slices):
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            weights[f"layers.{layer}.{name}_l0"]
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        if x is None:
+            rows = EventProjection.apply(weight_ih, channel, row_ptr)
+            from_input = (rows + bias_ih).view(events.steps, events.batch, -1)
+        else:
+            from_input = F.linear(x, weight_ih, bias_ih)
+        if spec.arch == "lstm":
+            x, c = LSTMLayer.apply(
+                from_input, weight_hh, bias_hh, state[:, at["h"]], state[:, at["c"]]
+            )
+            parts += [x[-1], c]
+        else:
+            cell = RNNLayer if spec.arch == "rnn" else GRULayer
+            x = cell.apply(from_input, weight_hh, bias_hh, state[:, at["h"]])
+            parts.append(x[-1])
+    assert x is not None
+    if spec.head == "linear":
+        x = F.linear(x, weights["head.weight"], weights["head.bias"])
+    return x.transpose(0, 1), torch.cat(parts, 1)

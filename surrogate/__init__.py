@@ -1,0 +1,44 @@
+"""Replace a biological neuron model by a small recurrent network that behaves like it.
+
+>>> import surrogate
+>>> data = surrogate.datasets.open()              # the bundled sample
+>>> model = surrogate.load("runs/lstm/model.h5")  # doctest: +SKIP
+>>> probability, voltage = model.predict(data)    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surrogate import datasets
+    from surrogate.model_file import Model, load
+    from surrogate.stack import RecurrentStack
+
+__all__ = ["Model", "RecurrentStack", "__version__", "datasets", "load"]
+
+try:
+    __version__ = version("surrogate-neuron")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0+unknown"
+
+# Names are looked up on first use: torch takes seconds to import, which `surrogate --help` spares.
+_HOMES = {
+    "datasets": "surrogate.datasets",
+    "Model": "surrogate.model_file",
+    "load": "surrogate.model_file",
+    "RecurrentStack": "surrogate.stack",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surrogate' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    return module if name == "datasets" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,229 @@
+"""The model file: one HDF5 file with the weights and the card that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogate.errors import DataError
+from surrogate.files import atomic_path, explain_os_error
+from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.spike_rule import SpikeRule
+from surrogate.stack import RecurrentStack
+
+if TYPE_CHECKING:
+    from surrogate.datasets import Dataset
+
+__all__ = ["Model", "ModelCard", "load", "save"]
+
+FORMAT = "surrogate-model"
+VERSION = 1
+
+
+@dataclass
+class ModelCard:
+    """What a simulator, a reader or a later training needs to know about the weights.
+
+    Attributes
+    ----------
+    arch, hidden_sizes, input_size, head, voltage_scale, voltage_offset
+        The stack, as in :class:`surrogate.kernels.StackSpec`.
+    dt_ms : float
+        Length of a bin, ms.
+    n_excitatory : int
+        Channels ``0 .. n_excitatory - 1`` are excitatory synapses, the others inhibitory, both in
+        the order of ``segments``.
+    spike_rule : dict or None
+        Fields of :class:`surrogate.spike_rule.SpikeRule`; None until one has been chosen.
+    segments : dict of str to list
+        Type, ``length_um``, ``distance_um`` (from the soma) and section of each dendritic segment.
+    resting_voltage_mv : float
+        Median soma voltage at the start of the training trials.
+    input_rate_hz : dict
+        ``excitatory`` and ``inhibitory``: lowest and highest mean rate per synapse, Hz, over the
+        1000 ms stretches seen in training.
+    recipe, seed
+        How the weights were trained.
+    data : dict
+        Digest, name and number of trials of the training data.
+    metrics : dict
+        Scores on the validation trials at the epoch kept.
+    versions : dict
+        Of the software that made the file.
+    """
+
+    arch: str
+    hidden_sizes: list[int]
+    input_size: int
+    head: str
+    voltage_scale: float
+    voltage_offset: float
+    dt_ms: float = 1.0
+    n_excitatory: int = 639
+    spike_rule: dict[str, Any] | None = None
+    segments: dict[str, list[Any]] = field(default_factory=dict)
+    resting_voltage_mv: float | None = None
+    input_rate_hz: dict[str, list[float]] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def for_spec(cls, spec: StackSpec, **fields: Any) -> ModelCard:
+        """A card for a stack; ``fields`` fill the rest."""
+        stack = asdict(spec) | {"hidden_sizes": list(spec.hidden_sizes)}
+        return cls(**stack, **fields)
+
+    @property
+    def spec(self) -> StackSpec:
+        """The stack described."""
+        return StackSpec(
+            self.arch,
+            tuple(self.hidden_sizes),
+            self.input_size,
+            self.head,
+            self.voltage_scale,
+            self.voltage_offset,
+        )
+
+
+class Model:
+    """A trained surrogate: its network and its card.
+
+    Attributes
+    ----------
+    stack : RecurrentStack
+    card : ModelCard
+    path : Path or None
+        Where it was loaded from.
+    """
+
+    def __init__(
+        self, stack: RecurrentStack, card: ModelCard, path: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.stack = stack
+        self.card = card
+        self.path = None if path is None else Path(path)
+
+    @property
+    def spike_rule(self) -> SpikeRule | None:
+        """The rule that turns logits into spikes, if one has been chosen."""
+        return None if self.card.spike_rule is None else SpikeRule(**self.card.spike_rule)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights by torch.nn's names, ``layers.{i}.weight_ih_l0`` and so on."""
+        return self.stack.state_dict()
+
+    def predict(
+        self, source: Dataset | SpikeEvents
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Spike probability and soma voltage for whole trials, each from a zero state.
+
+        Parameters
+        ----------
+        source : Dataset or SpikeEvents
+            A data set (all its trials) or a batch of event sequences.
+
+        Returns
+        -------
+        probability : float32 [trials, ms]
+        voltage : float32 [trials, ms], mV
+
+        Raises
+        ------
+        UsageError
+            If the input has another number of channels than the model.
+        """
+        from surrogate.evaluation import predict_dataset, predict_events
+
+        if isinstance(source, SpikeEvents):
+            logits, voltage = predict_events(self.stack, source)
+        else:
+            logits, voltage = predict_dataset(self.stack, source, source.trial_indices("all"))
+        return torch.sigmoid(torch.from_numpy(logits)).numpy(), voltage
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.card.hidden_sizes))
+        return f"<Model {self.card.arch} {sizes}, {self.stack.parameter_count:,} parameters>"
+
+
+def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -> None:
+    """Write ``stack``'s weights (float32) and ``card`` to ``path``, all or nothing.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written.
+    """
+    with atomic_path(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        # A dataset, since an attribute cannot hold more than 64 KB.
+        file["card"] = json.dumps(asdict(card), allow_nan=False)
+        for name, tensor in stack.state_dict().items():
+            file[f"weights/{name}"] = tensor.detach().cpu().to(torch.float32).numpy()
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model file.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of another format or version, or its weights do not fit
+        its card.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            card, weights = _read(file, path)
+    except FileNotFoundError as error:
+        raise explain_os_error(error, path) from error
+    except (OSError, RuntimeError, KeyError) as error:
+        if isinstance(error, PermissionError | IsADirectoryError):
+            raise explain_os_error(error, path) from error
+        raise DataError(
+            f"{path}: not a readable model file ({error}); expected the model.h5 that "
+            "`surrogate train` writes"
+        ) from error
+    stack = RecurrentStack.from_spec(card.spec)
+    shapes = card.spec.parameter_shapes()
+    if {name: weights[name].shape for name in sorted(weights)} != dict(sorted(shapes.items())):
+        raise DataError(f"{path}: the weights do not fit the card's stack; the file is damaged")
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: weight {name} holds values that are not finite")
+    stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return Model(stack.eval(), card, path)
+
+
+def _read(
+    file: h5py.File, path: str | os.PathLike[str]
+) -> tuple[ModelCard, dict[str, NDArray[np.float32]]]:
+    kind, version = file.attrs.get("format"), file.attrs.get("version")
+    if kind != FORMAT:
+        raise DataError(f"{path}: format is {kind!r}, expected {FORMAT!r}; give a model file")
+    if version != VERSION:
+        raise DataError(
+            f"{path}: model file version {version}, this release reads {VERSION}; "
+            "update surrogate-neuron or train again"
+        )
+    try:
+        card = ModelCard(**json.loads(file["card"].asstr()[()]))
+        _ = card.spec
+        if card.spike_rule is not None:
+            SpikeRule(**card.spike_rule)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: the model card is damaged ({error})") from error
+    group = file["weights"]
+    return card, {name: np.asarray(group[name][()], dtype=np.float32) for name in group}

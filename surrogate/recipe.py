@@ -1,0 +1,287 @@
+"""Training recipes: every choice of a training run, in one flat table of numbers and names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from surrogate.errors import DataError, UsageError
+from surrogate.files import explain_os_error
+
+__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "Recipe", "load_recipe"]
+
+BUILT_IN = ("tuned", "blog")
+DEFAULT_RECIPE = "tuned"
+_ARCHITECTURES = ("rnn", "gru", "lstm")
+
+_CHOICES = {
+    "head": ("recurrent", "linear"),
+    "window_rule": ("one_per_trial", "distinct"),
+    "select_by": ("nll", "auc", "spread", "last"),
+}
+# Lowest and highest legal value; the rest of a recipe's numbers may be anything finite.
+_RANGES = {
+    "voltage_scale_mv": (1e-6, 1e6),
+    "epochs": (1, 10**6),
+    "windows_per_epoch": (1, 10**9),
+    "batch_size": (1, 65536),
+    "window_ms": (1, 10**6),
+    "burn_in_ms": (0, 10**6),
+    "learning_rate": (0, 10),
+    "learning_rate_min": (0, 10),
+    "warmup_steps": (0, 10**9),
+    "weight_decay": (0, 100),
+    "beta1": (0, 0.9999999),
+    "beta2": (0, 0.9999999),
+    "epsilon": (1e-30, 1),
+    "gradient_clip": (1e-12, math.inf),
+    "pos_weight": (1e-6, 1e6),
+    "voltage_unit_mv": (1e-6, 1e6),
+    "voltage_weight": (0, 1e6),
+    "voltage_clip_mv": (-1e3, math.inf),
+    "event_drop": (0, 0.99),
+    "segment_jitter": (0, 1),
+    "weight_average": (0, 0.9999999),
+    "patience": (0, 10**6),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run computes, apart from data, sizes and seed.
+
+    Attributes
+    ----------
+    name : str
+        The built-in recipe it started from.
+    head : "recurrent" | "linear"
+    voltage_scale_mv, voltage_offset_mv : float
+        Soma voltage in mV = second output x scale + offset.
+    sign_aware_init : bool
+        Give a unit's initial weights one sign for excitatory and the other for inhibitory synapses.
+    base_rate_bias : bool
+        Start the linear head's spike bias at the log odds of the training data's spike rate.
+    epochs, windows_per_epoch, batch_size : int
+    window_ms : int
+        Length of a training window, in 1 ms bins.
+    window_rule : "one_per_trial" | "distinct"
+        No trial twice, or no (trial, start) twice.
+    burn_in_ms : int
+        Bins at a window's start that the loss leaves out: there the zero state is still felt.
+    learning_rate, learning_rate_min : float
+        Cosine annealing from the one to the other over all steps, after ``warmup_steps``.
+    weight_decay, beta1, beta2, epsilon : float
+        AdamW (Loshchilov and Hutter 2019).
+    gradient_clip : float
+        Largest norm of the whole gradient.
+    pos_weight : float
+        Weight of spike bins in the binary cross-entropy; 1 is none.
+    voltage_unit_mv : float
+        Unit of the mean squared error: 1 takes it in mV, 100 in V/100.
+    voltage_weight : float
+        Weight of the voltage loss against the spike loss.
+    voltage_clip_mv : float
+        Target voltages above are cut there, so that spikes do not dominate the error.
+    event_drop : float
+        Share of input spikes left out at random from each training window.
+    segment_jitter : float
+        Share of input spikes moved at random to a neighbouring dendritic segment.
+    weight_average : float
+        Decay per step of the running average of the weights that is judged and kept; 0 is none.
+    select_by : "nll" | "auc" | "spread" | "last"
+        What picks the epoch kept: lowest spike negative log-likelihood on validation trials,
+        highest ROC AUC, widest spread of the outputs around the threshold, or none.
+    patience : int
+        Epochs without a better score after which the run stops; 0 never stops early.
+    """
+
+    name: str
+    head: str
+    voltage_scale_mv: float
+    voltage_offset_mv: float
+    sign_aware_init: bool
+    base_rate_bias: bool
+    epochs: int
+    windows_per_epoch: int
+    batch_size: int
+    window_ms: int
+    window_rule: str
+    burn_in_ms: int
+    learning_rate: float
+    learning_rate_min: float
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    gradient_clip: float
+    pos_weight: float
+    voltage_unit_mv: float
+    voltage_weight: float
+    voltage_clip_mv: float
+    event_drop: float
+    segment_jitter: float
+    weight_average: float
+    select_by: str
+    patience: int
+
+    def __post_init__(self) -> None:
+        for key, choices in _CHOICES.items():
+            if (value := getattr(self, key)) not in choices:
+                raise UsageError(f"recipe {key} = {value!r}: expected {' or '.join(choices)}")
+        for key, (low, high) in _RANGES.items():
+            if not low <= (value := getattr(self, key)) <= high:
+                raise UsageError(f"recipe {key} = {value}: expected {low} to {high}")
+        if not math.isfinite(self.voltage_offset_mv):
+            raise UsageError(f"recipe voltage_offset_mv = {self.voltage_offset_mv}: not finite")
+        if self.windows_per_epoch % self.batch_size:
+            raise UsageError(
+                f"recipe windows_per_epoch = {self.windows_per_epoch} is no multiple of "
+                f"batch_size = {self.batch_size}"
+            )
+        if self.burn_in_ms >= self.window_ms:
+            raise UsageError(
+                f"recipe burn_in_ms = {self.burn_in_ms} leaves nothing of window_ms = "
+                f"{self.window_ms}"
+            )
+        if self.base_rate_bias and self.head != "linear":
+            raise UsageError("recipe base_rate_bias = true needs head = 'linear'")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return self.windows_per_epoch // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of optimiser step ``step`` (from 0).
+
+        Linear warm-up, then the cosine annealing of Loshchilov and Hutter (2017), eq. 5, without
+        restarts, as ``torch.optim.lr_scheduler.CosineAnnealingLR`` with ``T_max`` = all steps.
+        """
+        swing = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        rate = self.learning_rate_min + (self.learning_rate - self.learning_rate_min) * swing
+        return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; infinities as the string ``"inf"``, which JSON can hold."""
+        return {
+            key: "inf" if value == math.inf else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML file that ``--recipe FILE`` reads back."""
+        values = dataclasses.asdict(self)
+        lines = [f'base = "{values.pop("name")}"']
+        for key, value in values.items():
+            if isinstance(value, bool):
+                text = str(value).lower()
+            elif isinstance(value, str):
+                text = f'"{value}"'
+            else:
+                text = repr(value)
+            lines.append(f"{key} = {text}")
+        return "\n".join(lines) + "\n"
+
+
+_TYPES = {item.name: str(item.type) for item in dataclasses.fields(Recipe) if item.name != "name"}
+
+
+def load_recipe(
+    source: str | os.PathLike[str], arch: str, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe: a built-in name or a TOML file, with single keys overridden.
+
+    A file may begin with ``base = "tuned"`` (the default) or ``"blog"`` and then lists only what
+    differs. A table ``[rnn]``, ``[gru]`` or ``[lstm]`` holds for that architecture alone.
+
+    Parameters
+    ----------
+    source : str or path
+    arch : "rnn" | "gru" | "lstm"
+    overrides : mapping, optional
+        Values by key; strings are read as TOML values.
+
+    Raises
+    ------
+    UsageError
+        For an unknown recipe, key or value; a key close to a known one is suggested.
+    DataError
+        If the file cannot be read or is not TOML.
+    """
+    if str(source) in BUILT_IN:
+        table: dict[str, Any] = {}
+        base = str(source)
+    else:
+        table = _read_file(source)
+        base = table.pop("base", DEFAULT_RECIPE)
+        if base not in BUILT_IN:
+            raise UsageError(f"{source}: base = {base!r}: expected {' or '.join(BUILT_IN)}")
+    built_in = tomllib.loads(
+        (resources.files("surrogate") / "recipes" / f"{base}.toml").read_text("utf-8")
+    )
+    values: dict[str, Any] = {}
+    for layer in (built_in, table):
+        specific = [layer.pop(name, {}) for name in _ARCHITECTURES]
+        for part in (layer, specific[_ARCHITECTURES.index(arch)]):
+            values |= {key: _convert(key, value) for key, value in part.items()}
+    for key, value in (overrides or {}).items():
+        values[key] = _convert(key, _parse(value) if isinstance(value, str) else value)
+    return Recipe(name=base, **values)
+
+
+def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        with open(source, "rb") as handle:
+            return tomllib.load(handle)
+    except FileNotFoundError:
+        close = difflib.get_close_matches(str(source), BUILT_IN, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected {' or '.join(BUILT_IN)},"
+        raise UsageError(f"unknown recipe {str(source)!r}: {hint} or the path of a file") from None
+    except OSError as error:
+        raise explain_os_error(error, source) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: not a TOML file ({error})") from error
+
+
+def _parse(text: str) -> Any:
+    """A value from the command line: TOML if it is TOML, else the string itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(key: str, value: Any) -> Any:
+    """``value`` in the type of field ``key``."""
+    if key not in _TYPES:
+        close = difflib.get_close_matches(key, _TYPES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_TYPES)}"
+        raise UsageError(f"unknown recipe key {key!r}: {hint}")
+    expected = _TYPES[key]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if expected == "float" and number:
+        return float(value)
+    if type(value).__name__ == expected:
+        return value
+    raise UsageError(f"recipe {key} = {value!r}: expected {_NAMES[expected]}")
+
+
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a name",
+}

@@ -1,0 +1,121 @@
+"""A whole training run: from a configuration to a model file, its plots and its result."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import surrogate
+from surrogate.datasets import Dataset
+from surrogate.errors import DataError
+from surrogate.evaluation import choose_rule, evaluate, predict_dataset
+from surrogate.evaluation_plots import plot_roc, plot_traces
+from surrogate.learning_curve import plot_learning_curve
+from surrogate.model_file import Model, ModelCard, save
+from surrogate.selection import instability
+from surrogate.training import Progress, Trainer
+
+__all__ = ["train"]
+
+
+def train(
+    trainer: Trainer, report: Callable[[Progress], None], plots: bool = True
+) -> dict[str, Any]:
+    """Train to the end, judge the epoch kept on all validation trials, and write the run's files.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    report : callable
+        Called with a :class:`Progress` after each step.
+    plots : bool
+        Whether to draw the learning curve, the ROC curve and a trace overlay.
+
+    Returns
+    -------
+    dict
+        What ``result.json`` holds: run folder, model file, the epoch kept, whether the run was
+        unstable and why, and the validation metrics.
+
+    Raises
+    ------
+    Interrupted
+        On SIGINT or SIGTERM, after saving a checkpoint.
+    SurrogateError
+        If the run failed before an epoch ended, or a file cannot be written.
+    """
+    trainer.run(report)
+    folder, dataset = trainer.folder, trainer.dataset
+    stack = trainer.best_stack()
+    labels = trainer.config.labels
+    trials = trainer.valid_trials
+    logits, voltage = predict_dataset(stack, dataset, trials)
+    starts = np.zeros(len(trials), dtype=np.int64)
+    spikes = dataset.spikes(trials, starts, dataset.n_steps, labels)
+    card = _card(trainer)
+    if spikes.any():
+        card.spike_rule = choose_rule(logits, spikes).to_dict()
+    metrics = evaluate(Model(stack, card), dataset, "valid", labels=labels)
+    card.metrics = metrics
+    save(folder.model, stack, card)
+    assert trainer.selection.entry is not None
+    unstable = instability(trainer.history, trainer.failure)
+    result = {
+        "run": str(folder.path),
+        "model": str(folder.model),
+        "epochs": len(trainer.history),
+        "epoch_kept": trainer.selection.entry["epoch"],
+        "unstable": unstable is not None,
+        "unstable_reason": unstable,
+        "training_seconds": round(trainer.seconds, 3),
+        "validation": metrics,
+    }
+    if plots:
+        plot_learning_curve(folder.path / "learning_curve.png", trainer.history)
+        if spikes.any():
+            plot_roc(folder.path / "roc.png", logits, spikes)
+        plot_traces(folder.path / "traces.png", logits, voltage, spikes, _voltage(dataset, trials))
+    folder.write_result(result)
+    return result
+
+
+def _voltage(dataset: Dataset, trials: np.ndarray) -> np.ndarray:
+    return dataset.voltage(trials, np.zeros(len(trials), dtype=np.int64), dataset.n_steps)
+
+
+def _card(trainer: Trainer) -> ModelCard:
+    config, dataset = trainer.config, trainer.dataset
+    some = trainer.train_trials[:1000]
+    resting = np.median(dataset.voltage(some, np.zeros(len(some), dtype=np.int64), 1))
+    if not np.isfinite(resting):
+        raise DataError(f"{dataset.path}: soma voltage at the start of the trials is not finite")
+    return ModelCard.for_spec(
+        trainer.stack.spec,
+        dt_ms=dataset.dt_ms,
+        n_excitatory=dataset.n_excitatory,
+        segments={name: _plain(column) for name, column in dataset.segments.items()},
+        resting_voltage_mv=float(resting),
+        input_rate_hz=trainer.input_rate_hz,
+        recipe=config.recipe.to_dict(),
+        seed=config.seed,
+        data={
+            "digest": dataset.digest,
+            "labels": config.labels,
+            "train_trials": len(trainer.train_trials),
+            "valid_trials": len(trainer.valid_trials),
+        },
+        versions={
+            "surrogate-neuron": surrogate.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _plain(column: np.ndarray) -> list[Any]:
+    return [item.decode() if isinstance(item, bytes) else item for item in column.tolist()]

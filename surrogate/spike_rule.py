@@ -1,0 +1,105 @@
+"""How spike logits become spikes: one rule, chosen once and read by whoever emits spikes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SpikeRule", "match_output_rate"]
+
+KINDS = ("level",)
+
+
+@dataclass(frozen=True)
+class SpikeRule:
+    """A spike wherever the logit reaches a level and the neuron is not refractory.
+
+    Attributes
+    ----------
+    kind : "level"
+    logit : float
+        The level, in float64: sigmoids in float32 merge levels that logits keep apart.
+    refractory_ms : int
+        After a spike in bin t, the bins t + 1 .. t + refractory_ms - 1 stay silent.
+    chosen_by : str
+        How the level was found, for the reader of the model card.
+    """
+
+    kind: str
+    logit: float
+    refractory_ms: int
+    chosen_by: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown spike rule {self.kind!r}: expected {', '.join(KINDS)}")
+        if not math.isfinite(self.logit):
+            raise ValueError(f"spike rule's logit {self.logit}: expected a finite number")
+        if self.refractory_ms < 1:
+            raise ValueError(f"refractory period {self.refractory_ms} ms: expected 1 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for a model card."""
+        return asdict(self)
+
+    def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Spikes [N, T] that logits [N, T] cause, each row from a neuron that is not refractory."""
+        above = logits >= self.logit
+        silent_until = np.zeros(len(logits), dtype=np.int64)
+        for t in np.flatnonzero(above.any(axis=0)):
+            above[:, t] &= silent_until <= t
+            silent_until[above[:, t]] = t + self.refractory_ms
+        return above
+
+
+def match_output_rate(
+    logits: NDArray[np.floating],
+    spikes: NDArray[np.integer],
+    refractory_ms: int,
+    chosen_by: str,
+) -> SpikeRule:
+    """The level at which the rule emits as many spikes as the neuron did, refractoriness included.
+
+    Parameters
+    ----------
+    logits : array [N, T]
+    spikes : array [N, T] of 0 and 1
+        The neuron's own spikes in the same bins.
+    refractory_ms : int
+    chosen_by : str
+        Recorded in the rule.
+
+    Returns
+    -------
+    SpikeRule
+        With the level among the observed logits whose spike count is closest to the neuron's.
+
+    Raises
+    ------
+    ValueError
+        If the neuron never spiked, so that no level can be matched.
+    """
+    wanted = int(np.sum(spikes))
+    if wanted == 0:
+        raise ValueError("no output spike in these trials: a level cannot be matched to their rate")
+    # Refractoriness swallows crossings, so the level lies at or below the plain quantile. The count
+    # falls almost steadily with the level: bisect over the distinct logits.
+    levels = np.unique(logits)
+    low, high = 0, len(levels) - 1
+    best: tuple[int, float] | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        level = float(levels[middle])
+        count = int(SpikeRule("level", level, refractory_ms, chosen_by).emit(logits).sum())
+        if best is None or abs(count - wanted) < best[0]:
+            best = (abs(count - wanted), level)
+        if count > wanted:
+            low = middle + 1
+        else:
+            high = middle - 1
+    assert best is not None
+    return SpikeRule("level", best[1], refractory_ms, chosen_by)

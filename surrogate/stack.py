@@ -1,0 +1,168 @@
+"""`RecurrentStack`: the recurrent network that stands in for a neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from surrogate.errors import UsageError
+from surrogate.kernels import SpikeEvents, StackSpec, run_stack
+
+__all__ = ["BEST_HIDDEN_SIZES", "RecurrentStack", "parse_hidden_sizes"]
+
+#: The best size of each architecture in the blog's grid; its GRU sizes are unpublished.
+BEST_HIDDEN_SIZES = {"rnn": (32, 16, 2), "gru": (256, 64, 2), "lstm": (256, 64, 2)}
+
+_LAYERS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+def parse_hidden_sizes(text: str) -> tuple[int, ...]:
+    """Read hidden sizes as they are written in tables: ``"256-64-2"`` is ``(256, 64, 2)``.
+
+    Raises
+    ------
+    UsageError
+        If a part is not a whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.split("-"))
+    except ValueError:
+        raise UsageError(
+            f"hidden sizes {text!r}: expected whole numbers joined by dashes, such as 256-64-2"
+        ) from None
+
+
+class RecurrentStack(nn.Module):
+    """Vanilla RNN, GRU or LSTM layers of falling size, ending in spike logit and soma voltage.
+
+    Layer l computes what ``torch.nn.RNN`` (tanh), ``GRU`` or ``LSTM`` computes, with the same
+    parameter names, so that state dicts move both ways: ``stack.layers[l]`` *is* that module.
+
+    Parameters
+    ----------
+    arch : "rnn" | "gru" | "lstm"
+    hidden_sizes : sequence of int
+        Units of each layer, 1 to 512, the last always 2.
+    input_size : int
+        Input channels (1278 synapses in the L5PC data).
+    head : "recurrent" | "linear"
+        Whether the last two units are recurrent (the blog's choice) or a linear readout.
+    voltage_scale, voltage_offset : float
+        Soma voltage in mV = second output x scale + offset. The blog's are 100 and 0.
+    provider : str, optional
+        Implementation to use, a key of ``surrogate.kernels.PROVIDERS``; by default the fastest.
+
+    Raises
+    ------
+    UsageError
+        If arch, sizes or head do not exist.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        hidden_sizes: Sequence[int],
+        input_size: int = 1278,
+        head: str = "recurrent",
+        *,
+        voltage_scale: float = 100.0,
+        voltage_offset: float = 0.0,
+        provider: str | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            spec = StackSpec(
+                arch, tuple(hidden_sizes), input_size, head, voltage_scale, voltage_offset
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        self.spec = spec
+        self.provider = provider
+        inputs = (spec.input_size, *spec.recurrent_sizes[:-1])
+        self.layers = nn.ModuleList(
+            _LAYERS[arch](n_in, size, batch_first=True)
+            for n_in, size in zip(inputs, spec.recurrent_sizes, strict=True)
+        )
+        self.head = nn.Linear(spec.recurrent_sizes[-1], 2) if head == "linear" else None
+        self.reset_parameters()
+
+    @classmethod
+    def from_spec(cls, spec: StackSpec, provider: str | None = None) -> RecurrentStack:
+        """Build the stack that ``spec`` describes."""
+        return cls(
+            spec.arch,
+            spec.hidden_sizes,
+            spec.input_size,
+            spec.head,
+            voltage_scale=spec.voltage_scale,
+            voltage_offset=spec.voltage_offset,
+            provider=provider,
+        )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Zero biases and Xavier-uniform weights (Glorot and Bengio 2010), as in the blog."""
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """A zero state [batch, spec.state_size]."""
+        first = next(self.parameters())
+        return torch.zeros(batch, self.spec.state_size, dtype=first.dtype, device=first.device)
+
+    def forward(
+        self, events: SpikeEvents, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run over ``events``.
+
+        Parameters
+        ----------
+        events : SpikeEvents
+            B sequences of T bins of 1 ms.
+        state : Tensor [B, spec.state_size], optional
+            State before the first bin; zeros if not given.
+
+        Returns
+        -------
+        logits : Tensor [B, T]
+            Spike logit of each bin; its sigmoid is the spike probability.
+        voltage : Tensor [B, T]
+            Soma voltage, mV.
+        state : Tensor [B, spec.state_size]
+            State after the last bin: pass it on to continue where this call ended.
+        """
+        weights = dict(self.named_parameters())
+        outputs, state = run_stack(self.spec, weights, events, state, self.provider)
+        voltage = outputs[..., 1] * self.spec.voltage_scale + self.spec.voltage_offset
+        return outputs[..., 0], voltage, state
+
+    def step(
+        self, events: SpikeEvents, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Advance by one bin: logits [B], voltage [B] in mV, and the new state.
+
+        Raises
+        ------
+        ValueError
+            If ``events`` holds more than one bin per sequence.
+        """
+        if events.steps != 1:
+            raise ValueError(f"step takes events of one bin, these have {events.steps}")
+        logits, voltage, state = self(events, state)
+        return logits[:, 0], voltage[:, 0], state
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable parameters."""
+        return self.spec.parameter_count
+
+    def extra_repr(self) -> str:
+        spec = self.spec
+        return (
+            f"{spec.arch} {'-'.join(map(str, spec.hidden_sizes))}, head={spec.head}, "
+            f"{spec.parameter_count:,} parameters"
+        )

@@ -1,0 +1,163 @@
+"""Training windows: which stretches of which trials, in which order, and their batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogate.datasets import Dataset
+from surrogate.errors import UsageError
+from surrogate.kernels import SpikeEvents
+
+__all__ = ["Batch", "WindowPlan", "jitter_events", "plan_windows", "read_batch"]
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """All windows of a run, in order.
+
+    Attributes
+    ----------
+    trial, start : int64 [windows]
+        Window w is bins ``start[w] .. start[w] + window_ms - 1`` of trial ``trial[w]``.
+    window_ms : int
+    reused : bool
+        Whether the data held fewer windows than the run takes, so that some come again.
+    """
+
+    trial: NDArray[np.int64]
+    start: NDArray[np.int64]
+    window_ms: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events, and what the neuron did: spikes float32 [B, T] of 0/1, soma voltage [B, T] in mV."""
+
+    events: SpikeEvents
+    spikes: Tensor
+    voltage: Tensor
+
+
+def plan_windows(
+    rule: str,
+    trials: NDArray[np.int64],
+    n_steps: int,
+    window_ms: int,
+    count: int,
+    seed: int,
+    reuse: bool,
+) -> WindowPlan:
+    """Draw ``count`` windows from ``trials``, the same for the same arguments.
+
+    Parameters
+    ----------
+    rule : "one_per_trial" | "distinct"
+        Whether no trial, or no (trial, start), may come twice.
+    trials : int64 [n]
+        Trials to draw from.
+    n_steps : int
+        Bins of a trial.
+    window_ms, count, seed : int
+    reuse : bool
+        Begin anew, in a new order, when the windows have run out.
+
+    Raises
+    ------
+    UsageError
+        If a window is longer than a trial, or the windows run out and ``reuse`` is false.
+    """
+    if window_ms > n_steps:
+        raise UsageError(
+            f"windows of {window_ms} ms do not fit trials of {n_steps} ms; shorten window_ms"
+        )
+    starts_per_trial = n_steps - window_ms + 1
+    available = len(trials) * (starts_per_trial if rule == "distinct" else 1)
+    if count > available and not reuse:
+        unit = "windows that differ" if rule == "distinct" else "trials, one window each"
+        raise UsageError(
+            f"the run takes {count:,} windows, the data hold {available:,} {unit}: "
+            "give more data or --reuse-windows"
+        )
+    rng = np.random.default_rng([seed, 0])
+    trial, start = [], []
+    left = count
+    while left:
+        take = min(left, available)
+        if rule == "distinct":
+            picks = rng.choice(available, size=take, replace=False)
+            trial.append(trials[picks // starts_per_trial])
+            start.append(picks % starts_per_trial)
+        else:
+            trial.append(rng.permutation(trials)[:take])
+            start.append(rng.integers(0, starts_per_trial, size=take))
+        left -= take
+    return WindowPlan(
+        np.concatenate(trial), np.concatenate(start), window_ms, reused=count > available
+    )
+
+
+def read_batch(dataset: Dataset, plan: WindowPlan, first: int, size: int, labels: str) -> Batch:
+    """Windows ``first .. first + size - 1`` of the plan."""
+    trials, starts = plan.trial[first : first + size], plan.start[first : first + size]
+    return Batch(
+        dataset.events(trials, starts, plan.window_ms),
+        torch.from_numpy(dataset.spikes(trials, starts, plan.window_ms, labels)).float(),
+        torch.from_numpy(dataset.voltage(trials, starts, plan.window_ms)),
+    )
+
+
+def jitter_events(
+    events: SpikeEvents,
+    rng: np.random.Generator,
+    drop: float,
+    segment_jitter: float,
+    synapse_groups: tuple[int, int],
+) -> SpikeEvents:
+    """Vary the input a little, as the neuron would not notice.
+
+    Parameters
+    ----------
+    events : SpikeEvents
+    rng : numpy Generator
+    drop : float
+        Probability that a spike is left out.
+    segment_jitter : float
+        Probability that a spike moves to the next segment, up or down the segment table. Spikes
+        that meet on one channel in one bin become one.
+    synapse_groups : (int, int)
+        Number of excitatory and of inhibitory channels; no spike changes its kind.
+    """
+    width = sum(synapse_groups)
+    channel = events.channel.numpy().astype(np.int64)
+    rows = events.rows().numpy()
+    if drop:
+        kept = rng.random(channel.size, dtype=np.float32) >= drop
+        channel, rows = channel[kept], rows[kept]
+    if segment_jitter:
+        excitatory = synapse_groups[0]
+        is_inhibitory = channel >= excitatory
+        draw = rng.random(channel.size, dtype=np.float32)
+        channel += draw < segment_jitter / 2
+        channel -= draw > 1 - segment_jitter / 2
+        low = np.where(is_inhibitory, excitatory, 0)
+        channel = np.clip(channel, low, np.where(is_inhibitory, width, excitatory) - 1)
+    # Sorting whole numbers is several times faster than np.unique on them.
+    key = np.sort(rows * width + channel)
+    key = key[np.diff(key, prepend=-1) != 0]
+    rows = key // width
+    channel = key - rows * width
+    counts = np.bincount(rows, minlength=events.batch * events.steps)
+    row_ptr = np.zeros(counts.size + 1, dtype=np.int32)
+    np.cumsum(counts, out=row_ptr[1:])
+    return SpikeEvents(
+        torch.from_numpy(channel.astype(np.int16)),
+        torch.from_numpy(row_ptr),
+        events.batch,
+        events.steps,
+    )
