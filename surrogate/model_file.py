@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,18 @@ __all__ = ["Model", "ModelCard", "load", "save"]
 
 FORMAT = "surrogate-model"
 VERSION = 1
+
+# What h5py and torch raise for damaged bytes depends on where they lie.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)
 
 
 @dataclass
@@ -166,13 +181,23 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
     DataError
         If the file cannot be written.
     """
-    with atomic_path(path) as aside, h5py.File(aside, "w") as file:
+    # A dataset, since an attribute cannot hold more than 64 KB.
+    text = json.dumps(asdict(card), allow_nan=False)
+    weights = {
+        name: tensor.detach().cpu().to(torch.float32).numpy()
+        for name, tensor in stack.state_dict().items()
+    }
+    # Built in memory: a full disk then is an ordinary OSError, which from within HDF5 it is not.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
-        # A dataset, since an attribute cannot hold more than 64 KB.
-        file["card"] = json.dumps(asdict(card), allow_nan=False)
-        for name, tensor in stack.state_dict().items():
-            file[f"weights/{name}"] = tensor.detach().cpu().to(torch.float32).numpy()
+        file.attrs["digest"] = _digest(text, weights)
+        file["card"] = text
+        for name, array in weights.items():
+            file[f"weights/{name}"] = array
+    with atomic_path(path) as aside:
+        aside.write_bytes(buffer.getbuffer())
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -185,25 +210,21 @@ def load(path: str | os.PathLike[str]) -> Model:
         its card.
     """
     try:
+        with open(path, "rb"):  # HDF5's own message for a file it may not read is a paragraph
+            pass
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    try:
         with h5py.File(path, "r", locking=False) as file:
             card, weights = _read(file, path)
-    except FileNotFoundError as error:
-        raise explain_os_error(error, path) from error
-    except (OSError, RuntimeError, KeyError) as error:
-        if isinstance(error, PermissionError | IsADirectoryError):
-            raise explain_os_error(error, path) from error
+        stack = RecurrentStack.from_spec(card.spec)
+        stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{path}: not a readable model file ({error}); expected the model.h5 that "
+            f"{path}: not a readable model file ({reason}); expected the model.h5 that "
             "`surrogate train` writes"
         ) from error
-    stack = RecurrentStack.from_spec(card.spec)
-    shapes = card.spec.parameter_shapes()
-    if {name: weights[name].shape for name in sorted(weights)} != dict(sorted(shapes.items())):
-        raise DataError(f"{path}: the weights do not fit the card's stack; the file is damaged")
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise DataError(f"{path}: weight {name} holds values that are not finite")
-    stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     return Model(stack.eval(), card, path)
 
 
@@ -211,19 +232,41 @@ def _read(
     file: h5py.File, path: str | os.PathLike[str]
 ) -> tuple[ModelCard, dict[str, NDArray[np.float32]]]:
     kind, version = file.attrs.get("format"), file.attrs.get("version")
-    if kind != FORMAT:
-        raise DataError(f"{path}: format is {kind!r}, expected {FORMAT!r}; give a model file")
-    if version != VERSION:
+    if not isinstance(kind, str) or kind != FORMAT:
+        raise DataError(f"{path}: format is {kind!r:.60}, expected {FORMAT!r}; give a model file")
+    if not isinstance(version, int | np.integer) or version != VERSION:
         raise DataError(
-            f"{path}: model file version {version}, this release reads {VERSION}; "
+            f"{path}: model file version {version!s:.60}, this release reads {VERSION}; "
             "update surrogate-neuron or train again"
         )
+    text = file["card"].asstr()[()]
     try:
-        card = ModelCard(**json.loads(file["card"].asstr()[()]))
-        _ = card.spec
+        card = ModelCard(**json.loads(text))
+        shapes = card.spec.parameter_shapes()
         if card.spike_rule is not None:
             SpikeRule(**card.spike_rule)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: the model card is damaged ({error})") from error
     group = file["weights"]
-    return card, {name: np.asarray(group[name][()], dtype=np.float32) for name in group}
+    # Shapes before bytes: a damaged shape must not allocate what the file cannot hold.
+    if {name: group[name].shape for name in group} != shapes:
+        raise DataError(f"{path}: the weights do not fit the card's stack; the file is damaged")
+    weights = {name: np.asarray(group[name][()], dtype=np.float32) for name in shapes}
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: weight {name} holds values that are not finite; train again")
+    if file.attrs.get("digest") != _digest(text, weights):
+        raise DataError(
+            f"{path}: card or weights are not those that were saved; the file is damaged, "
+            "get it again"
+        )
+    return card, weights
+
+
+def _digest(card: str, weights: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 over the card's text and the weights in order of their names."""
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
+    return digest.hexdigest()

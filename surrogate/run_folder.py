@@ -158,7 +158,7 @@ class RunFolder:
                 pickle.UnpicklingError,
                 zipfile.BadZipFile,
             ) as error:
-                damaged.append(f"{path} is damaged ({str(error).splitlines()[0]})")
+                damaged.append(f"{path} is damaged ({type(error).__name__})")
                 continue
             note = f"{damaged[0]}; going on from {path.name}" if damaged else None
             return state, note

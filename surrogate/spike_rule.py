@@ -39,8 +39,10 @@ class SpikeRule:
             raise ValueError(f"unknown spike rule {self.kind!r}: expected {', '.join(KINDS)}")
         if not math.isfinite(self.logit):
             raise ValueError(f"spike rule's logit {self.logit}: expected a finite number")
-        if self.refractory_ms < 1:
-            raise ValueError(f"refractory period {self.refractory_ms} ms: expected 1 or more")
+        if type(self.refractory_ms) is not int or self.refractory_ms < 1:
+            raise ValueError(
+                f"refractory period {self.refractory_ms!r} ms: expected a whole number from 1 up"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, for a model card."""
@@ -48,7 +50,8 @@ class SpikeRule:
 
     def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Spikes [N, T] that logits [N, T] cause, each row from a neuron that is not refractory."""
-        above = logits >= self.logit
+        # A Python float would be rounded to float32 first, and the level with it.
+        above = logits >= np.float64(self.logit)
         silent_until = np.zeros(len(logits), dtype=np.int64)
         for t in np.flatnonzero(above.any(axis=0)):
             above[:, t] &= silent_until <= t

@@ -258,14 +258,14 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.stack.parameters(), recipe.gradient_clip)
-        value = float(loss)
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
             self.failure = f"loss or gradient not finite at step {self.step + 1}"
             return value
         self.optimizer.step()
         self.step += 1
-        self._sums[0] += float(spike_loss)
-        self._sums[1] += float(voltage_loss)
+        self._sums[0] += spike_loss.item()
+        self._sums[1] += voltage_loss.item()
         self._average_weights()
         return value
 

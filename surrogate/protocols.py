@@ -1,0 +1,181 @@
+"""How a surrogate is run over trials to be judged: which windows, and which bins count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surrogate.errors import UsageError
+from surrogate.prediction import Progress, predict_dataset
+from surrogate.stack import RecurrentStack
+
+if TYPE_CHECKING:
+    from surrogate.datasets import Dataset
+
+__all__ = ["PROTOCOLS", "Outputs", "Protocol", "run_protocol"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to judge.
+
+    Attributes
+    ----------
+    window_ms : int or None
+        Length of the windows, each run from a zero state; None for the whole trial as one.
+    burn_in_ms : int
+        Bins at a window's start that do not count. Windows overlap by as much.
+    ignored_ms : int
+        Bins at a trial's start that do not count.
+    max_spikes : int or None
+        Trials with more output spikes are left out.
+    labels : "exact" | "legacy"
+        Spike times, unless others are asked for.
+    rescale_voltage : bool
+        Whether the predicted voltage is given the mean and deviation of the true one.
+    """
+
+    window_ms: int | None = None
+    burn_in_ms: int = 0
+    ignored_ms: int = 0
+    max_spikes: int | None = None
+    labels: str = "exact"
+    rescale_voltage: bool = False
+
+    def windows(self, n_steps: int) -> list[tuple[int, int, int]]:
+        """(first bin run, first bin scored, end) of each window in a trial of ``n_steps`` bins.
+
+        The scored parts tile the trial from ``ignored_ms`` to its end; the last may be shorter.
+        """
+        length = n_steps if self.window_ms is None else self.window_ms - self.burn_in_ms
+        return [
+            (scored - self.burn_in_ms, scored, min(scored + length, n_steps))
+            for scored in range(self.ignored_ms, n_steps, length)
+        ]
+
+
+#: ``stateful``: whole trials. ``blog``: windows as the blog validated on. ``published``: as the
+#: L5PC papers score (Beniaguev et al. 2021; Spieler et al. 2024).
+PROTOCOLS = {
+    "stateful": Protocol(),
+    "blog": Protocol(window_ms=1000),
+    "published": Protocol(
+        window_ms=500,
+        burn_in_ms=150,
+        ignored_ms=500,
+        max_spikes=24,
+        labels="legacy",
+        rescale_voltage=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a stack and the neuron did in the bins that count.
+
+    Attributes
+    ----------
+    logits, voltage : float32 [N, T]
+        The stack's; voltage in mV.
+    spikes : uint8 [N, T]
+    target : float32 [N, T]
+        The neuron's soma voltage, mV.
+    trials : int64 [N]
+        Their numbers in the data set.
+    dropped : int
+        Trials left out for their many spikes.
+    first_bin : int
+        The bin of the trial that column 0 is.
+    labels : "exact" | "legacy"
+    """
+
+    logits: NDArray[np.float32]
+    voltage: NDArray[np.float32]
+    spikes: NDArray[np.uint8]
+    target: NDArray[np.float32]
+    trials: NDArray[np.int64]
+    dropped: int
+    first_bin: int
+    labels: str
+
+
+def run_protocol(
+    stack: RecurrentStack,
+    dataset: Dataset,
+    trials: Sequence[int] | NDArray[np.integer],
+    protocol: str = "stateful",
+    labels: str | None = None,
+    progress: Progress | None = None,
+) -> Outputs:
+    """Run ``stack`` over ``trials`` as ``protocol`` says.
+
+    Parameters
+    ----------
+    stack : RecurrentStack
+    dataset : Dataset
+    trials : sequence of int
+    protocol : str
+        A key of :data:`PROTOCOLS`.
+    labels : "exact" | "legacy", optional
+        By default the protocol's.
+    progress : callable, optional
+        Called with (bins done, bins in all) after each chunk.
+
+    Raises
+    ------
+    UsageError
+        If there is no such protocol, the trials are too short for it, all have too many spikes, or
+        the data have another number of input channels than the stack.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"unknown protocol {protocol!r}: expected {', '.join(PROTOCOLS)}")
+    rules = PROTOCOLS[protocol]
+    labels = labels or rules.labels
+    windows = rules.windows(dataset.n_steps)
+    if not windows:
+        raise UsageError(
+            f"{dataset.path}: trials of {dataset.n_steps} ms, protocol {protocol} leaves out the "
+            f"first {rules.ignored_ms} ms; use --protocol stateful"
+        )
+    asked = np.asarray(trials, dtype=np.int64)
+    kept = asked
+    if rules.max_spikes is not None:
+        counts = np.array([len(dataset.spike_times(int(trial), labels)) for trial in asked])
+        kept = asked[counts <= rules.max_spikes]
+    if not len(kept):
+        raise UsageError(
+            f"{dataset.path}: all {len(asked)} trials have more than {rules.max_spikes} spikes, "
+            f"which protocol {protocol} leaves out; use --protocol stateful"
+        )
+    total = len(kept) * sum(stop - start for start, _, stop in windows)
+    done = 0
+    pieces = []
+    for start, scored, stop in windows:
+        before = done
+
+        def advance(bins: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + bins, total)
+
+        logits, voltage = predict_dataset(
+            stack, dataset, kept, progress=advance, start=start, stop=stop
+        )
+        done += logits.size
+        pieces.append((logits[:, scored - start :], voltage[:, scored - start :]))
+    logits, voltage = (np.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True))
+    first = np.full(len(kept), rules.ignored_ms)
+    return Outputs(
+        logits=logits,
+        voltage=voltage,
+        spikes=dataset.spikes(kept, first, logits.shape[1], labels),
+        target=dataset.voltage(kept, first, logits.shape[1]),
+        trials=kept,
+        dropped=len(asked) - len(kept),
+        first_bin=rules.ignored_ms,
+        labels=labels,
+    )

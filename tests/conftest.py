@@ -1,0 +1,71 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from surrogate.datasets import Trial
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of full-size data files beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"shared data not present: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of a leaky integrate-and-fire neuron: 20 inputs, 12 trials of 400 ms."""
+    from surrogate.datasets.trial import Header
+    from surrogate.datasets.writer import DatasetWriter
+
+    rng = np.random.default_rng(11)
+    segments = {
+        "type": np.array([b"basal"] * 10),
+        "length_um": np.full(10, 20.0),
+        "distance_um": np.linspace(10, 200, 10),
+        "section": np.arange(10),
+    }
+    path = tmp_path_factory.mktemp("toy") / "toy data.h5"
+    with DatasetWriter(path, Header(400, 20, 10, segments)) as writer:
+        for index in range(12):
+            split = "train" if index < 8 else "valid" if index < 10 else "test"
+            writer.append(_toy_trial(rng, index, split))
+        writer.finish({"source": "a leaky integrate-and-fire neuron"})
+    return path
+
+
+def _toy_trial(rng: np.random.Generator, index: int, split: str) -> Trial:
+    from surrogate.datasets.trial import Trial
+
+    active = rng.random((400, 20)) < 0.06
+    drive = active[:, :10].sum(1) - 0.7 * active[:, 10:].sum(1)
+    voltage, spikes, v = np.empty(400), [], 0.0
+    for t in range(400):
+        voltage[t] = -75 + 6 * v
+        v = 0.9 * v + drive[t]
+        if v > 3.5:
+            spikes.append(t + 0.625)
+            v = 0.0
+    times = np.array(spikes, np.float32)
+    return Trial(
+        channel=np.nonzero(active)[1].astype(np.uint16),
+        row_ptr=np.concatenate([[0], active.sum(1).cumsum()]),
+        spike_time_ms=times,
+        spike_time_float16_ms=times.astype(np.float16).astype(np.float32),
+        soma_voltage_mV=voltage.astype(np.float16).astype(np.float32),
+        silenced=np.flatnonzero(active[0]).astype(np.uint16),
+        exact_times=True,
+        source=(11, index),
+        split=split,
+    )

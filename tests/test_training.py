@@ -1,0 +1,262 @@
+"""Training: it learns, repeats itself, resumes bit for bit, and says when it failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from surrogate import datasets
+from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.initial_weights import initialise
+from surrogate.recipe import Recipe, load_recipe
+from surrogate.run_folder import RunConfig, RunFolder
+from surrogate.stack import RecurrentStack
+from surrogate.training import Interrupted, Trainer, loss_terms
+from surrogate.windows import Batch
+
+SMALL = {"windows_per_epoch": 8, "batch_size": 4, "window_ms": 100, "epochs": 4}
+
+
+def _recipe(**overrides: object) -> Recipe:
+    return load_recipe("tuned", "lstm", {**SMALL, "burn_in_ms": 20, **overrides})
+
+
+def _trainer(data: Path, folder: Path, recipe: Recipe, arch: str = "lstm", seed: int = 1):
+    dataset = datasets.open(data)
+    config = RunConfig(arch, (6, 2), recipe, seed, "exact", str(data), dataset.digest, True)
+    run = RunFolder(folder)
+    if not (folder / "run.json").exists():
+        run.create(config)
+    return Trainer(config, dataset, run)
+
+
+def _train(*arguments, **keywords) -> Trainer:
+    trainer = _trainer(*arguments, **keywords)
+    trainer.run(lambda progress: None)
+    return trainer
+
+
+def _same_weights(one: Trainer, two: Trainer) -> bool:
+    a, b = one.best_stack().state_dict(), two.best_stack().state_dict()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
+def test_training_teaches_the_toy_neuron(toy_data, tmp_path, arch) -> None:
+    recipe = _recipe(epochs=20, windows_per_epoch=64, batch_size=16, learning_rate=0.03)
+    trainer = _train(toy_data, tmp_path / "run", recipe, arch)
+    first, last = trainer.history[0], trainer.history[-1]
+    assert last["loss"] < first["loss"]
+    assert last["voltage_rmse_mv"] < 0.8 * first["voltage_rmse_mv"]
+    assert max(entry["roc_auc"] for entry in trainer.history) > 0.85
+
+
+def test_two_runs_with_one_seed_give_one_result_and_another_seed_another(toy_data, tmp_path):
+    one = _train(toy_data, tmp_path / "one", _recipe())
+    two = _train(toy_data, tmp_path / "two", _recipe())
+    other = _train(toy_data, tmp_path / "other", _recipe(), seed=2)
+    assert _same_weights(one, two)
+    assert not _same_weights(one, other)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"weight_average": 0.9, "event_drop": 0.2}])
+def test_an_interrupted_run_resumes_bit_equal(toy_data, tmp_path, overrides) -> None:
+    recipe = _recipe(**overrides)
+    whole = _train(toy_data, tmp_path / "whole", recipe)
+    for stop_after in (1, 2, 5):
+        folder = tmp_path / f"stopped {stop_after}"
+        trainer = _trainer(toy_data, folder, recipe)
+
+        def interrupt(progress, stop_after=stop_after) -> None:
+            if progress.step == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(Interrupted, match=f"stopped after step {stop_after} of 8"):
+            trainer.run(interrupt)
+        resumed = _trainer(toy_data, folder, recipe)
+        assert resumed.resume() is None
+        assert resumed.step == stop_after
+        resumed.run(lambda progress: None)
+        assert _same_weights(resumed, whole)
+        assert (folder / "metrics.jsonl").read_text() == (
+            tmp_path / "whole" / "metrics.jsonl"
+        ).read_text()
+
+
+def test_signal_handlers_are_put_back(toy_data, tmp_path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    _train(toy_data, tmp_path / "run", _recipe(epochs=1))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(toy_data, tmp_path) -> None:
+    recipe, folder = _recipe(), tmp_path / "run"
+    whole = _train(toy_data, folder, recipe)
+    newest = folder / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-500])
+    resumed = _trainer(toy_data, folder, recipe)
+    note = resumed.resume()
+    assert "checkpoint.pt is damaged" in (note or "")
+    assert resumed.step == 6
+    resumed.run(lambda progress: None)
+    assert _same_weights(resumed, whole)
+    newest.write_bytes(b"")
+    (folder / "checkpoint.previous.pt").write_bytes(b"junk")
+    with pytest.raises(DataError, match="start the run again"):
+        _trainer(toy_data, folder, recipe).resume()
+
+
+def test_leftovers_of_a_killed_write_are_removed_on_resume(toy_data, tmp_path) -> None:
+    folder = tmp_path / "run"
+    trainer = _trainer(toy_data, folder, _recipe())
+    leftover = folder / ".checkpoint.pt.123.partial"
+    leftover.write_bytes(b"half")
+    trainer.resume()
+    assert not leftover.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epochs_before(toy_data, tmp_path):
+    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+
+    def poison(progress) -> None:
+        if progress.step == 3:
+            with torch.no_grad():
+                trainer.stack.layers[0].bias_hh_l0[0] = float("nan")
+
+    trainer.run(poison)
+    assert trainer.failure == "loss or gradient not finite at step 4"
+    assert len(trainer.history) == 1
+    assert all(value.isfinite().all() for value in trainer.best_stack().state_dict().values())
+
+
+def test_a_run_that_fails_before_an_epoch_has_no_weights_and_says_so(toy_data, tmp_path) -> None:
+    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    with torch.no_grad():
+        trainer.stack.layers[0].bias_hh_l0[0] = float("nan")
+    trainer.run(lambda progress: None)
+    with pytest.raises(SurrogateError, match=r"not finite at step 1 .* lower --learning-rate"):
+        trainer.best_stack()
+
+
+def test_patience_ends_a_run_early(toy_data, tmp_path) -> None:
+    recipe = _recipe(epochs=50, learning_rate=0, learning_rate_min=0, patience=3)
+    trainer = _train(toy_data, tmp_path / "run", recipe)
+    assert len(trainer.history) == 4
+
+
+def test_the_loss_is_the_blogs_sum(tmp_path) -> None:
+    recipe = load_recipe("blog", "lstm", {"pos_weight": "5", "voltage_unit_mv": "100"})
+    generator = torch.Generator().manual_seed(0)
+    logits, voltage, target = (torch.randn(3, 50, generator=generator) for _ in range(3))
+    spikes = (torch.rand(3, 50, generator=generator) < 0.2).float()
+    batch = Batch(None, spikes, target * 100)  # type: ignore[arg-type]
+    spike_loss, voltage_loss = loss_terms(recipe, batch, logits, voltage * 100)
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(5.0))(logits, spikes)
+    torch.testing.assert_close(spike_loss, expected)
+    torch.testing.assert_close(voltage_loss, torch.nn.MSELoss()(voltage, target))
+
+
+def test_burn_in_and_clipping_keep_bins_and_spikes_out_of_the_loss() -> None:
+    recipe = _recipe(burn_in_ms=20, voltage_clip_mv=-55.0, voltage_unit_mv=10.0)
+    logits, spikes = torch.zeros(2, 100), torch.zeros(2, 100)
+    voltage, target = torch.full((2, 100), -60.0), torch.full((2, 100), -60.0)
+    target[:, :20], logits[:, :20] = 1000.0, 1e6
+    target[0, 50], voltage[0, 50] = 30.0, -54.0
+    spike_loss, voltage_loss = loss_terms(
+        recipe,
+        Batch(None, spikes, target),
+        logits,
+        voltage,  # type: ignore[arg-type]
+    )
+    assert spike_loss.item() == pytest.approx(np.log(2), rel=1e-6)
+    assert voltage_loss.item() == pytest.approx(0.1**2 / 160, rel=1e-4)
+
+
+def test_sign_aware_weights_oppose_excitation_and_inhibition(toy_data) -> None:
+    with datasets.open(toy_data) as data:
+        stack = RecurrentStack("lstm", (6, 2), 20, "linear")
+        initialise(stack, _recipe(), data, data.trial_indices("train"), seed=0)
+        weight = stack.state_dict()["layers.0.weight_ih_l0"]
+        spikes = sum(len(data.spike_times(int(t))) for t in data.trial_indices("train"))
+    signs = torch.sign(weight)
+    assert (signs[:, :10] == signs[:, :1]).all()
+    assert (signs[:, 10:] == -signs[:, :1]).all()
+    assert len(set(signs[:, 0].tolist())) == 2
+    rate = spikes / (8 * 400)
+    assert torch.sigmoid(stack.state_dict()["head.bias"][0]).item() == pytest.approx(rate, rel=1e-5)
+
+
+def test_the_epoch_is_judged_on_a_fixed_affordable_subset(toy_data, tmp_path) -> None:
+    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    assert set(trainer.judged_trials) <= set(trainer.valid_trials)
+    judged = len(trainer.judged_trials) * 400
+    assert judged <= max(400, 3 * 0.05 * SMALL["windows_per_epoch"] * SMALL["window_ms"])
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(toy_data, tmp_path) -> None:
+    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    with pytest.raises(UsageError, match="already holds a run; continue it with --resume"):
+        trainer.folder.create(trainer.config)
+
+
+def test_a_run_configuration_survives_its_file_and_damage_is_named(toy_data, tmp_path) -> None:
+    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    assert trainer.folder.config() == trainer.config
+    (tmp_path / "run" / "run.json").write_text('{"format": "surrogate-run"')
+    with pytest.raises(DataError, match=r"run.json: damaged"):
+        trainer.folder.config()
+    with pytest.raises(UsageError, match="holds no run"):
+        RunFolder(tmp_path / "nothing").config()
+
+
+def test_input_rates_seen_are_recorded_in_hz_per_synapse(toy_data, tmp_path) -> None:
+    trainer = _train(toy_data, tmp_path / "run", _recipe())
+    for low, high in trainer.input_rate_hz.values():
+        assert 20 < low < 60 < high < 100  # the toy's inputs fire at 60 Hz
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data, tmp_path):
+    arguments = [
+        "--data", str(toy_data), "--hidden", "6-2", "--threads", "1", "--no-plots",
+        "--set", "windows_per_epoch=8", "--set", "batch_size=4", "--set", "window_ms=100",
+        "--set", "burn_in_ms=20", "--epochs", "60",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "surrogate.cli.main", "train"]
+    whole = tmp_path / "whole"
+    subprocess.run([*command, *arguments, "--out", str(whole)], check=True, capture_output=True)
+    rng, killed = random.Random(3), tmp_path / "killed run"
+    kills = 0
+    start = [*command, *arguments, "--out", str(killed)]
+    resume = [*command, "--resume", str(killed), "--threads", "1", "--no-plots"]
+    while not (killed / "result.json").exists():
+        process = subprocess.Popen(
+            resume if (killed / "run.json").exists() else start, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 4 + 3 * rng.random()
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None and kills < 6:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    one, two = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, killed))
+    for name, value in one["weights"].items():
+        assert torch.equal(value, two["weights"][name]), name
+    assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()
+
+
+def test_recipes_are_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        _recipe().epochs = 3  # type: ignore[misc]
