@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,16 +146,7 @@ class RunFolder:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if state["version"] != CHECKPOINT_VERSION:
                     raise ValueError(f"checkpoint version {state['version']}")
-            except (
-                OSError,
-                RuntimeError,
-                ValueError,
-                KeyError,
-                TypeError,
-                EOFError,
-                pickle.UnpicklingError,
-                zipfile.BadZipFile,
-            ) as error:
+            except Exception as error:  # a damaged file makes torch.load raise nearly anything
                 damaged.append(f"{path} is damaged ({type(error).__name__})")
                 continue
             note = f"{damaged[0]}; going on from {path.name}" if damaged else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,8 +51,8 @@ class SpikeRule:
 
     def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Spikes [N, T] that logits [N, T] cause, each row from a neuron that is not refractory."""
-        # A Python float would be rounded to float32 first, and the level with it.
-        above = logits >= np.float64(self.logit)
+        # Against float32 logits the level would be rounded to float32 too.
+        above = logits.astype(np.float64) >= self.logit
         silent_until = np.zeros(len(logits), dtype=np.int64)
         for t in np.flatnonzero(above.any(axis=0)):
             above[:, t] &= silent_until <= t
@@ -79,7 +80,8 @@ def match_output_rate(
     Returns
     -------
     SpikeRule
-        With the level among the observed logits whose spike count is closest to the neuron's.
+        With the spike count closest to the neuron's; its level lies midway between the lowest logit
+        that may spike and the next one below.
 
     Raises
     ------
@@ -89,20 +91,18 @@ def match_output_rate(
     wanted = int(np.sum(spikes))
     if wanted == 0:
         raise ValueError("no output spike in these trials: a level cannot be matched to their rate")
-    # Refractoriness swallows crossings, so the level lies at or below the plain quantile. The count
-    # falls almost steadily with the level: bisect over the distinct logits.
-    levels = np.unique(logits)
-    low, high = 0, len(levels) - 1
-    best: tuple[int, float] | None = None
-    while low <= high:
-        middle = (low + high) // 2
-        level = float(levels[middle])
-        count = int(SpikeRule("level", level, refractory_ms, chosen_by).emit(logits).sum())
-        if best is None or abs(count - wanted) < best[0]:
-            best = (abs(count - wanted), level)
-        if count > wanted:
-            low = middle + 1
-        else:
-            high = middle - 1
-    assert best is not None
-    return SpikeRule("level", best[1], refractory_ms, chosen_by)
+    levels = np.unique(logits.astype(np.float64))
+
+    def emitted(index: int) -> int:
+        return int(SpikeRule("level", levels[index], refractory_ms, chosen_by).emit(logits).sum())
+
+    # A lower level only adds bins to choose from, and a neuron that takes each bin as soon as it
+    # may fits in as many as can be: the count never rises with the level.
+    at = bisect.bisect_left(range(len(levels)), -wanted, key=lambda index: -emitted(index))
+    nearest = min(
+        (index for index in (at, at - 1) if 0 <= index < len(levels)),
+        key=lambda index: abs(emitted(index) - wanted),
+    )
+    # Midway to the logit below, where rounding that differs between machines changes no spike.
+    level = float(levels[max(nearest - 1, 0) : nearest + 1].mean())
+    return SpikeRule("level", level, refractory_ms, chosen_by)
