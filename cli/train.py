@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -121,8 +122,15 @@ def _device(wanted: str | None) -> str:
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cpu" and not device.startswith("cuda"):
         raise UsageError(f"--device {device!r}: expected cpu or cuda")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: torch finds no CUDA GPU; use --device cpu")
+    try:
+        index = torch.device(device).index or 0
+    except RuntimeError as error:
+        raise UsageError(f"--device {device!r}: expected cpu, cuda or cuda:N") from error
+    if device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs; "
+            "use --device cpu"
+        )
     return device
 
 
@@ -210,6 +218,7 @@ def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], N
     recipe = trainer.config.recipe
     begun, first = time.monotonic(), trainer.step
     last_epoch = ""
+    erase = "\r\033[K" if sys.stderr.isatty() else ""
 
     def report(progress: Progress) -> None:
         nonlocal last_epoch
@@ -217,10 +226,9 @@ def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], N
         if entry := progress.entry:
             auc = "none" if entry["roc_auc"] is None else f"{entry['roc_auc']:.4f}"
             last_epoch = f"  AUC {auc}"
-            if not bar.is_hidden:
-                click.echo("\r", nl=False, err=True)
+            # On a terminal the bar stands on this line: write over it.
             click.echo(
-                f"epoch {entry['epoch']:>3}/{recipe.epochs}  loss {entry['loss']:.5f}  "
+                f"{erase}epoch {entry['epoch']:>3}/{recipe.epochs}  loss {entry['loss']:.5f}  "
                 f"ROC AUC {auc}  voltage RMSE {entry['voltage_rmse_mv']:.3f} mV  "
                 f"{rate:.1f} windows/s{'  kept' if entry['kept'] else ''}",
                 err=True,

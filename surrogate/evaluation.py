@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surrogate import bootstrap as resampling
-from surrogate.errors import DataError
+from surrogate.errors import DataError, UsageError
+from surrogate.model_file import Model, save
 from surrogate.prediction import Progress, predict_dataset, predict_events
 from surrogate.protocols import PROTOCOLS, Outputs, run_protocol
 from surrogate.scores import (
@@ -26,7 +27,6 @@ from surrogate.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
-    from surrogate.model_file import Model
 
 __all__ = [
     "COINCIDENCE_WINDOWS_MS",
@@ -36,7 +36,7 @@ __all__ = [
     "judge",
     "predict_dataset",
     "predict_events",
-    "score_outputs",
+    "rewrite_rule",
 ]
 
 #: Refractory period of the L5 pyramidal cell, ms: the shortest interval between the 870 spikes of
@@ -117,6 +117,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    outputs: Outputs | None = None,
 ) -> dict[str, Any]:
     """Run ``model`` over the trials of ``split`` and score it.
 
@@ -135,6 +136,9 @@ def evaluate(
         Of the resampling.
     progress : callable, optional
         Called with (bins done, bins in all).
+    outputs : Outputs, optional
+        What :func:`surrogate.protocols.run_protocol` gave for the same arguments, to be scored
+        without another run.
 
     Returns
     -------
@@ -148,35 +152,57 @@ def evaluate(
     DataError
         If the data are damaged or the model's outputs are not finite.
     """
-    started = time.perf_counter()
-    trials = dataset.trial_indices(split)
-    outputs = run_protocol(model.stack, dataset, trials, protocol, labels, progress)
-    scores = score_outputs(model, outputs, protocol, bootstrap, seed)
-    file_bytes = None if model.path is None else model.path.stat().st_size
-    return {
-        **scores,
-        "parameters": model.stack.parameter_count,
-        "model_file_bytes": file_bytes,
-        "state_bytes": 4 * model.stack.spec.state_size,
-        "protocol": protocol,
-        "labels": outputs.labels,
-        "split": split,
-        "data": {"name": dataset.path.name, "digest": dataset.digest},
-        "seconds": time.perf_counter() - started,
-    }
-
-
-def score_outputs(
-    model: Model, outputs: Outputs, protocol: str, bootstrap: int, seed: int
-) -> dict[str, Any]:
-    """The part of :func:`evaluate` that follows from outputs alone."""
+    if outputs is None:
+        trials = dataset.trial_indices(split)
+        outputs = run_protocol(model.stack, dataset, trials, protocol, labels, progress)
     if not _finite(outputs):
         raise DataError(
             f"{model.path or 'model'}: its outputs on these trials are not finite; train it again "
             "with a lower learning rate"
         )
+    return {
+        **_scores(model, outputs, bootstrap, seed),
+        "parameters": model.stack.parameter_count,
+        "model_file_bytes": None if model.path is None else model.path.stat().st_size,
+        "state_bytes": 4 * model.stack.spec.state_size,
+        "protocol": outputs.protocol,
+        "labels": outputs.labels,
+        "split": split,
+        "data": {"name": dataset.path.name, "digest": dataset.digest},
+        "seconds": outputs.seconds,
+    }
+
+
+def rewrite_rule(model: Model, dataset: Dataset, split: str, outputs: Outputs) -> SpikeRule:
+    """Choose ``model``'s spike rule anew, on ``outputs``, and write it into its file.
+
+    Raises
+    ------
+    UsageError
+        If the trials hold no spike whose rate could be matched.
+    DataError
+        If the file cannot be written.
+    """
+    if not outputs.spikes.any():
+        raise UsageError(
+            f"{dataset.path}: no output spike in split {split!r}, so no rate to choose a spike "
+            "rule by; choose it on other trials"
+        )
+    chosen_by = (
+        f"output rate, refractoriness included, of {len(outputs.trials)} trials: split {split} of "
+        f"{dataset.path.name}, sha256 {dataset.digest[:12]}"
+    )
+    rule = choose_rule(outputs.logits, outputs.spikes, chosen_by=chosen_by)
+    assert model.path is not None
+    save(model.path, model.stack, replace(model.card, spike_rule=rule.to_dict()))
+    model.card.spike_rule = rule.to_dict()
+    return rule
+
+
+def _scores(model: Model, outputs: Outputs, bootstrap: int, seed: int) -> dict[str, Any]:
+    """The part of :func:`evaluate` that follows from outputs."""
     logits, spikes = outputs.logits, outputs.spikes
-    rescale = PROTOCOLS[protocol].rescale_voltage
+    rescale = PROTOCOLS[outputs.protocol].rescale_voltage
     points = spike_scores(logits, spikes)
     points |= voltage_scores(outputs.voltage, outputs.target, rescale)
     # One trial resampled is itself: an interval of no width would claim certainty.

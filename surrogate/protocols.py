@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,7 +92,9 @@ class Outputs:
         Trials left out for their many spikes.
     first_bin : int
         The bin of the trial that column 0 is.
-    labels : "exact" | "legacy"
+    protocol, labels : str
+    seconds : float
+        How long the stack ran, reading included.
     """
 
     logits: NDArray[np.float32]
@@ -101,7 +104,9 @@ class Outputs:
     trials: NDArray[np.int64]
     dropped: int
     first_bin: int
+    protocol: str
     labels: str
+    seconds: float
 
 
 def run_protocol(
@@ -152,6 +157,7 @@ def run_protocol(
             f"{dataset.path}: all {len(asked)} trials have more than {rules.max_spikes} spikes, "
             f"which protocol {protocol} leaves out; use --protocol stateful"
         )
+    started = time.perf_counter()
     total = len(kept) * sum(stop - start for start, _, stop in windows)
     done = 0
     pieces = []
@@ -177,5 +183,7 @@ def run_protocol(
         trials=kept,
         dropped=len(asked) - len(kept),
         first_bin=rules.ignored_ms,
+        protocol=protocol,
         labels=labels,
+        seconds=time.perf_counter() - started,
     )

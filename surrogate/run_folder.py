@@ -7,6 +7,7 @@ is done ``model.h5``, plots and ``result.json``, which is written last.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -122,8 +123,11 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Keep ``state`` as the newest checkpoint, and the one before it to fall back to."""
+        # Through memory: torch.save itself turns a full disk into a RuntimeError without a cause.
+        buffer = io.BytesIO()
+        torch.save({"version": CHECKPOINT_VERSION} | state, buffer)
         with atomic_path(self._checkpoint) as aside:
-            torch.save({"version": CHECKPOINT_VERSION} | state, aside)
+            aside.write_bytes(buffer.getbuffer())
             if self._checkpoint.exists():
                 os.replace(self._checkpoint, self._previous)
 

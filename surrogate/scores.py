@@ -86,9 +86,9 @@ def roc_of(logits: NDArray[np.floating], spikes: NDArray[np.integer]) -> Roc:
 
 def bin_nll(logits: NDArray[np.floating], spikes: NDArray[np.integer]) -> NDArray[np.float64]:
     """Negative log-likelihood of each bin's spike or silence, nats: BCE-with-logits."""
-    logits = logits.astype(np.float64)
-    nll: NDArray[np.float64] = np.logaddexp(0, logits) - spikes * logits
-    return nll
+    # -log sigmoid(x) for a spike and -log sigmoid(-x) for silence, without their difference.
+    towards_truth = np.where(spikes, 1.0, -1.0) * logits
+    return np.logaddexp(0, -towards_truth)
 
 
 def spike_scores(logits: NDArray[np.floating], spikes: NDArray[np.integer]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -69,3 +69,38 @@ def _toy_trial(rng: np.random.Generator, index: int, split: str) -> Trial:
         source=(11, index),
         split=split,
     )
+
+
+@pytest.fixture
+def public_content() -> dict[str, Any]:
+    """What a public pickle holds, in small: 3 trials of 300 ms, 4 segments, 8 samples per ms."""
+    rng = np.random.default_rng(5)
+    return {
+        "Params": {
+            "randomSeed": 77,
+            "excitatorySynapseType": "NMDA",
+            "inhibitorySynapseType": "GABA_A",
+            "allSegmentsType": ["basal", "basal", "apical", "apical"],
+            "allSegmentsLength": [20.0, 25.5, 30.0, 12.0],
+            "allSegments_DistFromSoma": [10.0, 33.0, 100.5, 250.0],
+            "allSegments_SectionInd": [0, 1, 2, 2],
+        },
+        "Results": {"listOfSingleSimulationDicts": [_public_trial(rng) for _ in range(3)]},
+    }
+
+
+def _public_trial(rng: np.random.Generator) -> dict[str, Any]:
+    voltage = (-70 + rng.standard_normal(2400)).astype(np.float16)
+    peaks = np.array([401, 1203, 2001])
+    voltage[peaks] = 30
+    return {
+        "exInputSpikeTimes": {
+            np.int64(s): sorted(np.int64(t) for t in rng.integers(1, 300, 20)) for s in (0, 1, 3)
+        },
+        "inhInputSpikeTimes": {
+            np.int64(s): sorted(np.int64(t) for t in rng.integers(1, 300, 20)) for s in range(4)
+        },
+        "outputSpikeTimes": (peaks / 8).astype(np.float16),
+        "somaVoltageHighRes": voltage,
+        "somaVoltageLowRes": voltage[::8],
+    }

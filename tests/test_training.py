@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -260,3 +261,21 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data
 def test_recipes_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         _recipe().epochs = 3  # type: ignore[misc]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(toy_data, tmp_path) -> None:
+    folder = tmp_path / "run"
+    trainer = _trainer(toy_data, folder, _recipe())
+    trainer._save()
+    before = (folder / "checkpoint.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"checkpoint.pt: "):
+            trainer._save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert not list(folder.glob(".*.partial"))

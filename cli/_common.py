@@ -1,0 +1,49 @@
+"""What every command shares: the ``--json`` flag and the way results are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["emit", "json_option", "json_text"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """Add ``--json`` to a command, passed to it as ``as_json: bool``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout."
+    )(function)
+
+
+def emit(as_json: bool, obj: Mapping[str, Any], text: str) -> None:
+    """Print a command's result on stdout: ``obj`` as one line of JSON, or ``text`` for people."""
+    click.echo(json_text(obj) if as_json else text)
+
+
+def json_text(obj: Mapping[str, Any]) -> str:
+    """``obj`` as one line of valid JSON, keys in their given order.
+
+    NumPy scalars, arrays and tensors become numbers and lists; NaN and infinities, which JSON
+    does not have, become null; other objects, such as paths, become their string.
+    """
+    return json.dumps(_plain(obj), allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return str(value)

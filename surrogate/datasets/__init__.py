@@ -1,0 +1,7 @@
+"""Spike-train data sets: reading, converting, checking."""
+
+from surrogate.datasets.layout import SPLITS
+from surrogate.datasets.reader import Dataset, open, sample_path
+from surrogate.datasets.trial import Trial
+
+__all__ = ["SPLITS", "Dataset", "Trial", "open", "sample_path"]

@@ -1,0 +1,312 @@
+"""Converting sources to one data file: each source to a part, then all parts to the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surrogate.datasets.layout import SPLITS
+from surrogate.datasets.reader import Dataset
+from surrogate.datasets.sources import file_digest, is_converted, open_source
+from surrogate.datasets.trial import Trial
+from surrogate.datasets.writer import DatasetWriter
+from surrogate.errors import DataError, UsageError
+from surrogate.files import atomic_path, explain_os_error
+
+__all__ = ["Conversion", "Progress", "convert", "draw_splits"]
+
+#: Called with the stage ("read" or "write"), what of it is done, its whole, and what was just
+#: finished: bytes of the sources while reading, trials while writing.
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes
+    ----------
+    path : Path
+        The file written.
+    n_trials, n_sources, n_reused : int
+        Trials written, sources read, and how many an interrupted conversion had read before.
+    n_output_spikes, n_silenced : int
+        Output spikes, and synapses silenced by an event at t = 0, over all trials.
+    inexact_trials : list of int
+        Trials whose exact spike times could not be recovered; they keep the rounded ones.
+    split_sizes : dict or None
+        Trials per split.
+    digest : str
+        The digest of the data.
+    """
+
+    path: Path
+    n_trials: int
+    n_sources: int
+    n_reused: int
+    n_output_spikes: int
+    n_silenced: int
+    inexact_trials: list[int]
+    split_sizes: dict[str, int] | None
+    digest: str
+
+
+def convert(
+    sources: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    fractions: Sequence[float] | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    progress: Progress = lambda stage, done, total, what: None,
+) -> Conversion:
+    """Convert ``sources`` to the data file ``out``; interrupted, the next call goes on.
+
+    Finished sources lie in ``<out>.parts/`` under the digest of their content until ``out`` is
+    complete. The trials keep the order of the sources, whatever ``jobs``.
+
+    Parameters
+    ----------
+    sources : sequence of paths
+        Public pickles, their HDF5 form, or data files of this program, which keep their split.
+    out : path
+        The file to write; an existing one is replaced when the new one is complete.
+    split : {"train", "valid", "test"}, optional
+        The split of every trial that has none yet.
+    fractions : sequence of 3 floats, optional
+        Shares of train, valid and test, drawn per trial from ``seed``. Trials of one run of the
+        source simulation have independent inputs, so that they may be parted.
+    jobs : int
+        Sources read at a time, each in its own process.
+
+    Raises
+    ------
+    UsageError
+        If the arguments contradict each other.
+    DataError
+        If a source cannot be used, two sources describe different neurons, or a trial comes twice.
+    """
+    paths, out = [Path(source) for source in sources], Path(out)
+    _check_arguments(paths, out, split, fractions, jobs)
+    folder = out.with_name(out.name + ".parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    try:
+        parts, n_reused = _stage(paths, folder, jobs, progress)
+        result = _merge(paths, parts, folder / "merged.h5", split, fractions, seed, progress)
+        os.replace(folder / "merged.h5", out)
+    except OSError as error:
+        raise explain_os_error(error, out) from error
+    finally:
+        if not any(folder.glob("*.h5")):
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return dataclasses.replace(result, path=out, n_reused=n_reused)
+
+
+def _check_arguments(
+    paths: Sequence[Path],
+    out: Path,
+    split: str | None,
+    fractions: Sequence[float] | None,
+    jobs: int,
+) -> None:
+    if not paths:
+        raise UsageError("no source given; name at least one file to convert")
+    if split is not None and fractions is not None:
+        raise UsageError("both a split and split fractions are given; choose one")
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; expected train, valid or test")
+    if fractions is not None and (
+        len(fractions) != 3
+        or not all(0 <= share <= 1 for share in fractions)
+        or abs(sum(fractions) - 1) > 1e-6
+    ):
+        raise UsageError(
+            f"split fractions {','.join(str(share) for share in fractions)} are not three shares "
+            "that add up to 1; give for instance 0.8,0.1,0.1"
+        )
+    if jobs < 1:
+        raise UsageError(f"{jobs} jobs asked for; expected at least 1")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; name the file to write")
+    for path in paths:
+        if path.resolve() == out.resolve():
+            raise UsageError(f"{out}: is a source as well; choose another name for the result")
+
+
+def _stage(
+    paths: Sequence[Path], folder: Path, jobs: int, progress: Progress
+) -> tuple[list[Path], int]:
+    """The data file that stands for each source, in order, and how many were there already."""
+    # Left by a conversion that was killed; a name with its process number is never reused.
+    for stale in folder.glob(".*.partial"):
+        stale.unlink(missing_ok=True)
+    parts: dict[Path, Path] = {}
+    n_reused = done = 0
+    total = sum(path.stat().st_size for path in paths)
+    for path, part, reused in _staged(paths, folder, jobs):
+        parts[path] = part
+        n_reused += reused
+        done += path.stat().st_size
+        progress("read", done, total, f"{path.name}{' (read before)' if reused else ''}")
+    return [parts[path] for path in paths], n_reused
+
+
+def _staged(paths: Sequence[Path], folder: Path, jobs: int) -> Iterator[tuple[Path, Path, bool]]:
+    if jobs == 1:
+        for path in paths:
+            yield path, *_stage_one(path, folder)
+        return
+    pool = ProcessPoolExecutor(
+        min(jobs, len(paths)), multiprocessing.get_context("spawn"), _follow_parent
+    )
+    with pool:
+        waiting = {pool.submit(_stage_one, path, folder): path for path in paths}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], *done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _follow_parent() -> None:
+    """Leave interrupts to the parent process, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stage_one(path: Path, folder: Path) -> tuple[Path, bool]:
+    """Convert one source to its part, unless that was done before."""
+    if is_converted(path):
+        return path, False
+    digest = file_digest(path)
+    part = folder / f"{digest}.h5"
+    if part.exists():
+        return part, True
+    source = open_source(path)
+    try:
+        with atomic_path(part) as aside, DatasetWriter(aside, source.header, compression=1) as out:
+            for index, trial in enumerate(source):
+                out.append(_checked(trial, path, index, source.header.n_inputs))
+            out.finish({**source.description, "sha256": digest})
+    finally:
+        source.close()
+    return part, False
+
+
+def _checked(trial: Trial, path: Path, index: int, n_inputs: int) -> Trial:
+    problems = trial.problems(n_inputs)
+    if problems:
+        raise DataError(f"{path}: trial {index}: {problems[0]}; get the file again")
+    return trial
+
+
+def _merge(
+    paths: Sequence[Path],
+    parts: Sequence[Path],
+    merged: Path,
+    split: str | None,
+    fractions: Sequence[float] | None,
+    seed: int,
+    progress: Progress,
+) -> Conversion:
+    splits = _splits(parts, split, fractions, seed)
+    seen: dict[bytes, str] = {}
+    position = 0
+    n_output_spikes = n_silenced = 0
+    inexact: list[int] = []
+    origins: list[dict[str, Any]] = []
+    with Dataset(parts[0]) as first:
+        header = first.header
+    with atomic_path(merged) as aside, DatasetWriter(aside, header) as writer:
+        for path, part in zip(paths, parts, strict=True):
+            with Dataset(part) as data:
+                difference = header.difference(data.header)
+                if difference:
+                    raise DataError(
+                        f"{path}: does not fit {paths[0]}: {difference}; convert it to its own file"
+                    )
+                for index, trial in enumerate(data):
+                    _checked(trial, path, index, header.n_inputs)
+                    name = f"trial {index} of {path}"
+                    digest = writer.append(dataclasses.replace(trial, split=splits[position]))
+                    if digest in seen:
+                        raise DataError(
+                            f"{name} is the same as {seen[digest]}; leave one of them out"
+                        )
+                    seen[digest] = name
+                    if not trial.exact_times:
+                        inexact.append(position)
+                    n_output_spikes += trial.spike_time_ms.size
+                    n_silenced += trial.silenced.size
+                    position += 1
+                    progress("write", position, len(splits), path.name)
+                origins.append({**data.provenance, "name": path.name, "trials": len(data)})
+        writer.finish({"sources": origins})
+    with Dataset(merged) as data:
+        return Conversion(
+            path=merged,
+            n_trials=len(data),
+            n_sources=len(paths),
+            n_reused=0,
+            n_output_spikes=n_output_spikes,
+            n_silenced=n_silenced,
+            inexact_trials=inexact,
+            split_sizes=data.split_sizes,
+            digest=data.digest,
+        )
+
+
+def _splits(
+    parts: Sequence[Path], split: str | None, fractions: Sequence[float] | None, seed: int
+) -> list[str | None]:
+    """The split of every trial: the one it has, else the one asked for."""
+    stored: list[str | None] = []
+    for part in parts:
+        with Dataset(part) as data:
+            stored += data.stored_splits()
+    free = [index for index, name in enumerate(stored) if name is None]
+    if split is not None:
+        drawn = [split] * len(free)
+    elif fractions is not None:
+        drawn = draw_splits(len(free), fractions, seed)
+    elif free and len(free) < len(stored):
+        raise UsageError(
+            f"{len(free)} trials have no split and {len(stored) - len(free)} have one; give the "
+            "others theirs with --split or --split-fractions"
+        )
+    else:
+        return stored
+    for index, name in zip(free, drawn, strict=True):
+        stored[index] = name
+    return stored
+
+
+def draw_splits(n_trials: int, fractions: Sequence[float], seed: int) -> list[str]:
+    """Train, valid or test for each trial: shares to the nearest trial, drawn from ``seed``."""
+    bounds = np.round(np.cumsum(fractions) * n_trials).astype(int)
+    names = np.repeat(SPLITS, np.diff(bounds, prepend=0))
+    return np.random.default_rng(seed).permutation(names).tolist()

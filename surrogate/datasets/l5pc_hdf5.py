@@ -1,0 +1,113 @@
+"""Reading the HDF5 form of the public trials (``format = "l5pc-spikes"``, version 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surrogate.datasets.layout import MAX_INPUTS, MAX_STEPS, MAX_TRIALS, Array
+from surrogate.datasets.storage import array_of, integer_attribute, open_hdf5, reading
+from surrogate.datasets.trial import Header, Trial
+from surrogate.errors import DataError
+
+__all__ = ["L5PC_FORMAT", "L5pcFile"]
+
+L5PC_FORMAT = "l5pc-spikes"
+
+_ARRAYS = {
+    "input/channel": Array("<u2", ("events",)),
+    "input/row_ptr": Array("<i8", ("rows+1",)),
+    "output/spike_time_ms": Array("<f4", ("spikes",)),
+    "output/spike_time_ms_float16_rounded": Array("<f4", ("spikes",)),
+    "output/trial_ptr": Array("<i8", ("trials+1",)),
+    "soma_voltage_mV": Array("<f2", ("trials", "steps")),
+    "trial/source": Array("<i8", ("trials", 2)),
+    "segment/allSegmentsType": Array("|S8", ("segments",)),
+    "segment/allSegmentsLength": Array("<f8", ("segments",)),
+    "segment/allSegments_DistFromSoma": Array("<f8", ("segments",)),
+    "segment/allSegments_SectionInd": Array("<f8", ("segments",)),
+}
+
+
+class L5pcFile:
+    """Trials of one such file, read one after another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_hdf5(path)
+        with reading(path):
+            self._check()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the file says about its origin."""
+        return {"kind": L5PC_FORMAT, "simulation": str(self._file.attrs.get("source", ""))}
+
+    def __len__(self) -> int:
+        return self._n_trials
+
+    def __iter__(self) -> Iterator[Trial]:
+        for trial in range(self._n_trials):
+            with reading(self.path):
+                read = self._read(trial)
+            yield read
+
+    def _check(self) -> None:
+        file, path = self._file, self.path
+        integer_attribute(file, path, "version", 1, 1)
+        self._n_trials = integer_attribute(file, path, "n_trials", 1, MAX_TRIALS)
+        steps = integer_attribute(file, path, "n_steps", 1, MAX_STEPS)
+        excitatory = integer_attribute(file, path, "n_excitatory", 1, MAX_INPUTS)
+        inputs = integer_attribute(file, path, "n_inputs", excitatory, MAX_INPUTS)
+        sizes = {
+            "trials": self._n_trials,
+            "steps": steps,
+            "segments": excitatory,
+            "rows+1": self._n_trials * steps + 1,
+        }
+        self._arrays = {
+            name: array_of(file, path, name, array, sizes) for name, array in _ARRAYS.items()
+        }
+        self._spike_ptr = self._arrays["output/trial_ptr"][:]
+        ends = self._spike_ptr[[0, -1]].tolist()
+        n_spikes = self._arrays["output/spike_time_ms"].shape[0]
+        if ends != [0, n_spikes] or (np.diff(self._spike_ptr) < 0).any():
+            raise DataError(f"{path}: output/trial_ptr does not rise from 0 to {n_spikes}")
+        self.header = Header(
+            n_steps=steps,
+            n_inputs=inputs,
+            n_excitatory=excitatory,
+            segments={
+                "type": np.char.decode(self._arrays["segment/allSegmentsType"][:], "ascii"),
+                "length_um": self._arrays["segment/allSegmentsLength"][:],
+                "distance_um": self._arrays["segment/allSegments_DistFromSoma"][:],
+                "section": self._arrays["segment/allSegments_SectionInd"][:].astype(np.int64),
+            },
+        )
+
+    def _read(self, trial: int) -> Trial:
+        arrays, steps = self._arrays, self.header.n_steps
+        row_ptr = arrays["input/row_ptr"][trial * steps : (trial + 1) * steps + 1]
+        if (np.diff(row_ptr) < 0).any() or row_ptr[0] < 0:
+            raise DataError(f"{self.path}: input/row_ptr decreases within trial {trial}")
+        channel = arrays["input/channel"][int(row_ptr[0]) : int(row_ptr[-1])]
+        row_ptr = row_ptr - row_ptr[0]
+        spikes = slice(*self._spike_ptr[trial : trial + 2])
+        source = arrays["trial/source"][trial]
+        return Trial(
+            channel=channel,
+            row_ptr=row_ptr,
+            spike_time_ms=arrays["output/spike_time_ms"][spikes],
+            spike_time_float16_ms=arrays["output/spike_time_ms_float16_rounded"][spikes],
+            soma_voltage_mV=arrays["soma_voltage_mV"][trial].astype(np.float32),
+            # Source times are whole milliseconds: an event in the first bin is one at t = 0.
+            silenced=channel[: row_ptr[1]],
+            exact_times=True,
+            source=(int(source[0]), int(source[1])),
+        )

@@ -1,0 +1,146 @@
+"""`surrogate train` from the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import surrogate
+from surrogate.cli.main import cli
+
+SMALL = [
+    *("--hidden", "6-2", "--threads", "1", "--set", "windows_per_epoch=8"),
+    *("--set", "batch_size=4", "--set", "window_ms=100", "--set", "burn_in_ms=20"),
+]
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    result = _run(
+        *("train", "--data", toy_data, "--out", folder, "--arch", "gru", "--epochs", "2", "--json"),
+        *SMALL,
+    )
+    assert result.exit_code == 0, result.output
+    return result, folder
+
+
+def test_json_ends_with_run_folder_model_file_and_validation_metrics(trained) -> None:
+    result, folder = trained
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed["run"] == str(folder)
+    assert printed["model"] == str(folder / "model.h5")
+    assert printed["epochs"] == 2
+    assert 0 <= printed["validation"]["roc_auc"] <= 1
+    assert printed["validation"]["n_trials"] == 2
+    assert printed == json.loads((folder / "result.json").read_text())
+
+
+def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
+    trained, toy_data
+) -> None:
+    _, folder = trained
+    recipe = tomllib.loads((folder / "recipe.toml").read_text())
+    assert (recipe["base"], recipe["epochs"], recipe["window_ms"]) == ("tuned", 2, 100)
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in epochs] == [1, 2]
+    for plot in ("learning_curve.png", "roc.png", "traces.png"):
+        assert (folder / plot).read_bytes().startswith(b"\x89PNG")
+    model = surrogate.load(folder / "model.h5")
+    card = model.card
+    assert (card.arch, card.hidden_sizes, card.input_size) == ("gru", [6, 2], 20)
+    assert card.resting_voltage_mv == -75
+    assert set(card.segments) == {"type", "length_um", "distance_um", "section"}
+    assert (
+        card.recipe["segment_jitter"]
+        == surrogate.load(folder / "model.h5").card.recipe["segment_jitter"]
+    )
+    assert card.spike_rule is not None
+    probability, voltage = model.predict(surrogate.datasets.open(toy_data))
+    assert probability.shape == voltage.shape == (12, 400)
+
+
+def test_a_finished_run_can_be_resumed_and_says_the_same(trained) -> None:
+    _, folder = trained
+    before = json.loads((folder / "result.json").read_text())["validation"]
+    result = _run("train", "--resume", folder, "--threads", "1", "--json", "--no-plots")
+    assert result.exit_code == 0, result.output
+    after = json.loads(result.stdout.splitlines()[-1])["validation"]
+    for key in ("roc_auc", "nll", "voltage_rmse_mv"):
+        assert after[key] == before[key]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "elman"], "unknown arch 'elman': expected one of rnn, gru, lstm"),
+        (["--hidden", "64-32"], "end in 32: the last must be 2"),
+        (["--hidden", "big"], "hidden sizes 'big'"),
+        (["--recipe", "blogg"], "did you mean 'blog'"),
+        (["--set", "learning_rte=1"], "did you mean 'learning_rate'"),
+        (["--set", "epochs"], "expected KEY=VALUE"),
+        (["--class-weight", "heavy"], "pos_weight = 'heavy': expected a number"),
+        (["--device", "tpu"], "expected cpu or cuda"),
+        (["--device", "cuda:99"], "use --device cpu"),
+        (["--data", "nowhere.h5"], "nowhere.h5"),
+        (["--resume", "nowhere"], "holds no run"),
+        (["--set", "window_ms=6001"], "do not fit trials of 6000 ms"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing(
+    arguments, message, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run("train", *arguments)
+    assert result.exit_code in (1, 2)
+    error = result.stderr.strip().splitlines()
+    assert error[-1].startswith("Error: ")
+    assert message in error[-1]
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_windows_that_run_out_need_reuse_windows(toy_data, tmp_path) -> None:
+    arguments = ["train", "--data", toy_data, *SMALL, "--set", "window_rule=one_per_trial"]
+    arguments += ["--epochs", "2"]
+    refused = _run(*arguments, "--out", tmp_path / "one")
+    assert refused.exit_code == 2
+    assert "takes 16 windows, the data hold 8 trials" in refused.stderr
+    assert not (tmp_path / "one").exists()
+    allowed = _run(*arguments, "--out", tmp_path / "two", "--reuse-windows", "--no-plots")
+    assert allowed.exit_code == 0, allowed.output
+    assert "they come again in a new order" in allowed.stderr
+
+
+def test_a_resumed_run_refuses_to_become_another(trained, tmp_path) -> None:
+    _, folder = trained
+    changed = _run("train", "--resume", folder, "--seed", "4")
+    assert changed.exit_code == 2
+    assert "--seed cannot change in a resumed run" in changed.stderr
+    other = surrogate.datasets.sample_path()
+    wrong_data = _run("train", "--resume", folder, "--data", other)
+    assert wrong_data.exit_code == 2
+    assert "is not the data set of this run" in wrong_data.stderr
+
+
+def test_an_existing_run_is_not_overwritten(trained, toy_data) -> None:
+    _, folder = trained
+    result = _run("train", "--data", toy_data, "--out", folder, *SMALL)
+    assert result.exit_code == 2
+    assert "already holds a run" in result.stderr
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(toy_data, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    result = _run("train", "--data", toy_data, "--out", tmp_path / "file" / "run", *SMALL)
+    assert result.exit_code == 1
+    assert str(tmp_path / "file") in result.stderr
+    assert "not a folder" in result.stderr

@@ -1,0 +1,120 @@
+"""The packages are complete, their versions agree, and their imports point one way."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import surrogate
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = PYPROJECT["tool"]["setuptools"]["package-dir"]
+MODULES = sorted(
+    ".".join([package, *path.relative_to(REPOSITORY / folder).with_suffix("").parts])
+    for package, folder in FOLDERS.items()
+    for path in (REPOSITORY / folder).rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+# What each room may not import: imports point cli -> surrogate -> kernels.
+FORBIDDEN = {
+    "kernels": ("surrogate", "h5py", "brian2", "click", "sklearn", "matplotlib"),
+    "surrogate": ("surrogate.cli", "surrogate.benchmarks", "click", "brian2"),
+}
+ALLOWED = {"kernels": ("surrogate.kernels",), "surrogate": ()}
+
+
+def test_every_folder_is_a_listed_package() -> None:
+    found = {
+        ".".join([package, *path.parent.relative_to(REPOSITORY / folder).parts])
+        for package, folder in FOLDERS.items()
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.suffix in {".py", ".toml", ".h5"}
+    }
+    assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_nothing_but_surrogate_is_installed_at_the_top_level() -> None:
+    packages = PYPROJECT["tool"]["setuptools"]["packages"]
+    assert {package.partition(".")[0] for package in packages} == {"surrogate"}
+    for folder in ("kernels", "cli", "benchmarks"):
+        installed = importlib.metadata.packages_distributions().get(folder, [])
+        assert "surrogate-neuron" not in installed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_and_names_what_it_offers(module: str) -> None:
+    imported = importlib.import_module(module)
+    for name in getattr(imported, "__all__", ()):
+        assert hasattr(imported, name), f"{module}.__all__ names {name}, which is not there"
+
+
+def test_one_version_everywhere() -> None:
+    version = PYPROJECT["project"]["version"]
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert importlib.metadata.version("surrogate-neuron") == version
+    assert surrogate.__version__ == version
+    assert re.search(r'^version: "(.+)"$', citation, re.MULTILINE)[1] == version
+    assert re.search(r"^## \[(.+?)\]", changelog, re.MULTILINE)[1] == version
+
+
+@pytest.mark.parametrize("room", sorted(FORBIDDEN))
+def test_imports_point_one_way(room: str) -> None:
+    offenders = [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in (REPOSITORY / room).rglob("*.py")
+        for name in _imported_names(path)
+        if _is_under(name, FORBIDDEN[room]) and not _is_under(name, ALLOWED[room])
+    ]
+    assert offenders == []
+
+
+def _is_under(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            # `from surrogate import cli` imports surrogate.cli, so both readings count.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_surrogate_imports_without_brian2_and_triton() -> None:
+    code = (
+        "import sys; sys.modules['brian2'] = sys.modules['triton'] = None; "
+        "import surrogate; [getattr(surrogate, name) for name in surrogate.__all__]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_that_commands_need_are_packaged() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    packaged = {
+        path
+        for package, globs in patterns.items()
+        for glob in globs
+        for path in (REPOSITORY / package.replace(".", "/")).glob(glob)
+    }
+    needed = {
+        path
+        for path in (REPOSITORY / "surrogate").rglob("*")
+        if path.suffix in {".toml", ".h5"} or path.name == "py.typed"
+    }
+    assert needed == packaged
