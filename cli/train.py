@@ -106,7 +106,7 @@ def train(as_json: bool, **options: Any) -> None:
     with click.progressbar(
         length=config.recipe.steps - trainer.step,
         label="training",
-        file=click.get_text_stream("stderr"),
+        file=sys.stderr,
         show_pos=True,
         item_show_func=lambda text: text,
     ) as bar:

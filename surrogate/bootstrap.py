@@ -118,7 +118,7 @@ def _ranking_scores(
         scores["average_precision"][at] = (weight * true / called).sum(axis=1) / n_spikes
         for fpr in FALSE_POSITIVE_RATES:
             allowed = false / n_silent[:, None] <= fpr
-            best = np.where(allowed, true, 0).max(axis=1)
+            best = np.where(allowed, true, 0).max(axis=1, initial=0)
             scores[f"tpr_at_fpr {fpr}"][at] = best / n_spikes
     return scores
 

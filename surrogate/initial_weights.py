@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from surrogate.datasets import Dataset
-from surrogate.recipe import Recipe
+from surrogate.recipe import SHORTEST_MEMORY_MS, Recipe
 from surrogate.stack import RecurrentStack
 
 __all__ = ["initialise"]
@@ -28,24 +29,55 @@ def initialise(
 ) -> None:
     """Set ``stack``'s weights from ``seed`` as the recipe says.
 
-    Xavier-uniform weights and zero biases; then, where the recipe asks for it, the input weights
-    of each gate unit take one sign on excitatory and the other on inhibitory channels (which of
-    the two is drawn for each unit), and the linear head's spike bias becomes the log odds of a
-    spike in a bin of ``trials``.
+    Xavier-uniform weights and zero biases; on top of that what ``sign_aware_init``,
+    ``input_gain``, ``memory_ms`` and ``base_rate_bias`` ask for.
     """
     generator = torch.Generator().manual_seed(seed)
     stack.reset_parameters(generator)
+    weight = stack.get_parameter("layers.0.weight_ih_l0")
     if recipe.sign_aware_init:
-        weight = stack.layers[0].weight_ih_l0
-        assert isinstance(weight, torch.Tensor)
-        side = torch.where(torch.arange(weight.shape[1]) < dataset.n_excitatory, 1.0, -1.0)
-        orientation = torch.randint(0, 2, (len(weight), 1), generator=generator) * 2 - 1
-        weight.copy_(weight.abs() * side * orientation)
+        _oppose_inhibition(weight, dataset.n_excitatory, generator)
+    weight.mul_(recipe.input_gain)
+    if recipe.memory_ms:
+        _make_leaky(stack, recipe.memory_ms, generator)
     if recipe.base_rate_bias:
-        assert stack.head is not None
         some = trials[:: max(1, len(trials) // _TRIALS_FOR_RATE)]
         spikes = sum(len(dataset.spike_times(int(trial))) for trial in some)
-        bins = len(some) * dataset.n_steps
         # Half a spike stands in for none: a log odds of minus infinity could not be trained.
-        rate = max(spikes, 0.5) / bins
-        stack.head.bias[0] = math.log(rate / (1 - rate))
+        rate = max(spikes, 0.5) / (len(some) * dataset.n_steps)
+        stack.get_parameter("head.bias")[0] = math.log(rate / (1 - rate))
+
+
+def _oppose_inhibition(weight: Tensor, n_excitatory: int, generator: torch.Generator) -> None:
+    """One size and sign per gate unit and kind of synapse, opposite for the two kinds.
+
+    Sizes are uniform up to Xavier's bound; which kind is positive is drawn for each gate unit.
+    """
+    rows, channels = weight.shape
+    bound = math.sqrt(6 / (rows + channels))
+    sizes = bound * torch.rand(rows, 2, generator=generator)
+    orientation = torch.randint(0, 2, (rows, 1), generator=generator) * 2 - 1
+    weight[:, :n_excitatory] = orientation * sizes[:, :1]
+    weight[:, n_excitatory:] = -orientation * sizes[:, 1:]
+
+
+def _make_leaky(stack: RecurrentStack, memory_ms: float, generator: torch.Generator) -> None:
+    """Start the first layer with time constants log-uniform from 2 ms to ``memory_ms``.
+
+    A unit with time constant tau keeps 1 - 1/tau of its memory each step. Gated units get there
+    through their biases, log(tau - 1) on the gate that keeps and its negative on the LSTM's input
+    gate (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 3); a
+    vanilla RNN through exp(-1/tau) on the diagonal of otherwise small recurrent weights.
+    """
+    size = stack.spec.recurrent_sizes[0]
+    ratio = math.log(memory_ms / SHORTEST_MEMORY_MS)
+    tau = SHORTEST_MEMORY_MS * torch.exp(ratio * torch.rand(size, generator=generator))
+    bias = stack.get_parameter("layers.0.bias_ih_l0")
+    if stack.spec.arch == "lstm":
+        bias[:size] = -torch.log(tau - 1)
+        bias[size : 2 * size] = torch.log(tau - 1)
+    elif stack.spec.arch == "gru":
+        bias[size : 2 * size] = torch.log(tau - 1)
+    else:
+        recurrent = stack.get_parameter("layers.0.weight_hh_l0")
+        recurrent.mul_(0.1).add_(torch.diag(torch.exp(-1 / tau)))

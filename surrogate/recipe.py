@@ -15,11 +15,14 @@ from typing import Any
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 
-__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "Recipe", "load_recipe"]
+__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "load_recipe"]
 
 BUILT_IN = ("tuned", "blog")
 DEFAULT_RECIPE = "tuned"
 _ARCHITECTURES = ("rnn", "gru", "lstm")
+
+#: Shortest time constant, ms, of the memories that ``memory_ms`` asks for.
+SHORTEST_MEMORY_MS = 2.0
 
 _CHOICES = {
     "head": ("recurrent", "linear"),
@@ -29,6 +32,8 @@ _CHOICES = {
 # Lowest and highest legal value; the rest of a recipe's numbers may be anything finite.
 _RANGES = {
     "voltage_scale_mv": (1e-6, 1e6),
+    "input_gain": (1e-6, 1e6),
+    "memory_ms": (0, 1e6),
     "epochs": (1, 10**6),
     "windows_per_epoch": (1, 10**9),
     "batch_size": (1, 65536),
@@ -65,7 +70,14 @@ class Recipe:
     voltage_scale_mv, voltage_offset_mv : float
         Soma voltage in mV = second output x scale + offset.
     sign_aware_init : bool
-        Give a unit's initial weights one sign for excitatory and the other for inhibitory synapses.
+        Give a unit's initial weights one sign for excitatory and the other for inhibitory synapses,
+        and one size for all synapses of a kind: random weights of single synapses, which a short
+        training cannot unlearn, are noise.
+    input_gain : float
+        Factor on the initial input weights.
+    memory_ms : float
+        The first layer starts as leaky memories with time constants from 2 ms up to this; 0 leaves
+        biases at zero and recurrent weights Xavier.
     base_rate_bias : bool
         Start the linear head's spike bias at the log odds of the training data's spike rate.
     epochs, windows_per_epoch, batch_size : int
@@ -107,6 +119,8 @@ class Recipe:
     voltage_scale_mv: float
     voltage_offset_mv: float
     sign_aware_init: bool
+    input_gain: float
+    memory_ms: float
     base_rate_bias: bool
     epochs: int
     windows_per_epoch: int
@@ -150,6 +164,11 @@ class Recipe:
             raise UsageError(
                 f"recipe burn_in_ms = {self.burn_in_ms} leaves nothing of window_ms = "
                 f"{self.window_ms}"
+            )
+        if 0 < self.memory_ms <= SHORTEST_MEMORY_MS:
+            raise UsageError(
+                f"recipe memory_ms = {self.memory_ms}: expected 0 or more than "
+                f"{SHORTEST_MEMORY_MS:g}"
             )
         if self.base_rate_bias and self.head != "linear":
             raise UsageError("recipe base_rate_bias = true needs head = 'linear'")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
-
 import surrogate
-from surrogate.cli.main import cli
+from surrogate.cli.main import main
 
 SMALL = [
     *("--hidden", "6-2", "--threads", "1", "--set", "windows_per_epoch=8"),
@@ -18,8 +19,17 @@ SMALL = [
 ]
 
 
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +39,7 @@ def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
         *("train", "--data", toy_data, "--out", folder, "--arch", "gru", "--epochs", "2", "--json"),
         *SMALL,
     )
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stderr
     return result, folder
 
 
@@ -72,7 +82,7 @@ def test_a_finished_run_can_be_resumed_and_says_the_same(trained) -> None:
     _, folder = trained
     before = json.loads((folder / "result.json").read_text())["validation"]
     result = _run("train", "--resume", folder, "--threads", "1", "--json", "--no-plots")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stderr
     after = json.loads(result.stdout.splitlines()[-1])["validation"]
     for key in ("roc_auc", "nll", "voltage_rmse_mv"):
         assert after[key] == before[key]
@@ -104,7 +114,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
     error = result.stderr.strip().splitlines()
     assert error[-1].startswith("Error: ")
     assert message in error[-1]
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +126,7 @@ def test_windows_that_run_out_need_reuse_windows(toy_data, tmp_path) -> None:
     assert "takes 16 windows, the data hold 8 trials" in refused.stderr
     assert not (tmp_path / "one").exists()
     allowed = _run(*arguments, "--out", tmp_path / "two", "--reuse-windows", "--no-plots")
-    assert allowed.exit_code == 0, allowed.output
+    assert allowed.exit_code == 0, allowed.stderr
     assert "they come again in a new order" in allowed.stderr
 
 

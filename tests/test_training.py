@@ -189,10 +189,11 @@ def test_sign_aware_weights_oppose_excitation_and_inhibition(toy_data) -> None:
         initialise(stack, _recipe(), data, data.trial_indices("train"), seed=0)
         weight = stack.state_dict()["layers.0.weight_ih_l0"]
         spikes = sum(len(data.spike_times(int(t))) for t in data.trial_indices("train"))
-    signs = torch.sign(weight)
-    assert (signs[:, :10] == signs[:, :1]).all()
-    assert (signs[:, 10:] == -signs[:, :1]).all()
-    assert len(set(signs[:, 0].tolist())) == 2
+    # One value for all synapses of a kind, of opposite sign for the other kind.
+    assert (weight[:, :10] == weight[:, :1]).all()
+    assert (weight[:, 10:] == weight[:, 10:11]).all()
+    assert (torch.sign(weight[:, 0]) == -torch.sign(weight[:, 10])).all()
+    assert len(set(torch.sign(weight[:, 0]).tolist())) == 2
     rate = spikes / (8 * 400)
     assert torch.sigmoid(stack.state_dict()["head.bias"][0]).item() == pytest.approx(rate, rel=1e-5)
 
@@ -279,3 +280,24 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(toy_data, tmp_
         signal.signal(signal.SIGXFSZ, handler)
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
+def test_memory_init_forgets_at_the_stated_time_constants(toy_data, arch) -> None:
+    stack = RecurrentStack(arch, (400, 2), 20, "linear")
+    with datasets.open(toy_data) as data:
+        recipe = _recipe(memory_ms=50.0)
+        initialise(stack, recipe, data, data.trial_indices("train"), seed=0)
+    bias = stack.get_parameter("layers.0.bias_ih_l0").detach()
+    if arch == "rnn":
+        kept = stack.get_parameter("layers.0.weight_hh_l0").detach().diag()
+        low, high = np.exp(-1 / 2) - 0.02, np.exp(-1 / 50) + 0.02
+    else:
+        kept = torch.sigmoid(bias[400:800])
+        low, high = 1 - 1 / 2, 1 - 1 / 50
+    assert low - 1e-6 <= kept.min() < 0.65
+    assert 0.95 < kept.max() <= high + 1e-6
+    if arch == "lstm":  # what is not kept is replaced
+        torch.testing.assert_close(torch.sigmoid(bias[:400]), 1 - kept)
+    elif arch == "rnn":
+        assert (bias == 0).all()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from surrogate.datasets.layout import MAX_INPUTS, MAX_STEPS, MAX_TRIALS, Array
-from surrogate.datasets.storage import array_of, integer_attribute, open_hdf5, reading
+from surrogate.datasets.storage import array_of, attribute, integer_attribute, open_hdf5, reading
 from surrogate.datasets.trial import Header, Trial
 from surrogate.errors import DataError
 
@@ -47,7 +47,8 @@ class L5pcFile:
     @property
     def description(self) -> dict[str, Any]:
         """What the file says about its origin."""
-        return {"kind": L5PC_FORMAT, "simulation": str(self._file.attrs.get("source", ""))}
+        simulation = attribute(self._file, "source", any_length=True)
+        return {"kind": L5PC_FORMAT, "simulation": str(simulation or "")}
 
     def __len__(self) -> int:
         return self._n_trials

@@ -23,7 +23,7 @@ from surrogate.datasets.layout import (
     SPLITS,
     VERSION,
 )
-from surrogate.datasets.storage import array_of, integer_attribute, open_hdf5, reading
+from surrogate.datasets.storage import array_of, attribute, integer_attribute, open_hdf5, reading
 from surrogate.datasets.trial import Header, Trial, spike_bins
 from surrogate.errors import DataError, UsageError
 
@@ -281,26 +281,30 @@ class Dataset:
         return times[self._spike_ptr[trial] : self._spike_ptr[trial + 1]].astype(np.float64)
 
     def _check_format(self) -> None:
-        attrs, path = self._file.attrs, self.path
-        if attrs.get("format") != FORMAT:
+        file, path = self._file, self.path
+        found = attribute(file, "format")
+        if found != FORMAT:
             raise DataError(
-                f"{path}: attribute format is {attrs.get('format')!r}, expected {FORMAT!r}; "
+                f"{path}: attribute format is {found!r}, expected {FORMAT!r}; "
                 f"convert it first: surrogate data convert {path.name} --out converted.h5"
             )
-        version = integer_attribute(self._file, path, "version", 1, 2**31)
+        version = integer_attribute(file, path, "version", 1, 2**31)
         if version != VERSION:
             raise DataError(
                 f"{path}: format version {version}, this program reads version {VERSION}; "
                 "update surrogate-neuron"
             )
-        self.n_trials = integer_attribute(self._file, path, "n_trials", 1, MAX_TRIALS)
-        self.n_steps = integer_attribute(self._file, path, "n_steps", 1, MAX_STEPS)
-        self.n_inputs = integer_attribute(self._file, path, "n_inputs", 2, MAX_INPUTS)
-        self.n_excitatory = integer_attribute(self._file, path, "n_excitatory", 1, self.n_inputs)
+        self.n_trials = integer_attribute(file, path, "n_trials", 1, MAX_TRIALS)
+        self.n_steps = integer_attribute(file, path, "n_steps", 1, MAX_STEPS)
+        self.n_inputs = integer_attribute(file, path, "n_inputs", 2, MAX_INPUTS)
+        self.n_excitatory = integer_attribute(file, path, "n_excitatory", 1, self.n_inputs)
         self.dt_ms = 1.0
-        if attrs.get("dt_ms") != self.dt_ms:
-            raise DataError(f"{path}: attribute dt_ms is {attrs.get('dt_ms')!r}, expected 1.0")
-        digest, provenance = attrs.get("digest"), attrs.get("provenance")
+        if attribute(file, "dt_ms") != self.dt_ms:
+            raise DataError(
+                f"{path}: attribute dt_ms is {attribute(file, 'dt_ms')!r}, expected 1.0; "
+                "convert it again"
+            )
+        digest, provenance = attribute(file, "digest"), attribute(file, "provenance")
         if not isinstance(digest, str) or not isinstance(provenance, str):
             raise DataError(f"{path}: the conversion was never finished; convert it again")
         self.digest: str = digest

@@ -13,7 +13,7 @@ from surrogate.datasets.l5pc_hdf5 import L5PC_FORMAT, L5pcFile
 from surrogate.datasets.l5pc_pickle import PickleFile, looks_like_pickle, open_compressed
 from surrogate.datasets.layout import FORMAT
 from surrogate.datasets.reader import Dataset
-from surrogate.datasets.storage import open_hdf5, reading
+from surrogate.datasets.storage import attribute, open_hdf5, reading
 from surrogate.datasets.trial import Header, Trial
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
@@ -93,4 +93,4 @@ def _hdf5_format(path: Path) -> str | None:
             "(plain, .xz, .gz or .bz2) or an HDF5 file of trials"
         )
     with open_hdf5(path) as file, reading(path):
-        return str(file.attrs.get("format"))
+        return str(attribute(file, "format", any_length=True))

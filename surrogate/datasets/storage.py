@@ -15,7 +15,7 @@ from surrogate.datasets.layout import MAX_CHUNK_BYTES, Array, expected_shape
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 
-__all__ = ["array_of", "integer_attribute", "open_hdf5", "reading"]
+__all__ = ["array_of", "attribute", "integer_attribute", "open_hdf5", "reading"]
 
 # What h5py raises for damaged bytes depends on where they lie.
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
@@ -62,9 +62,25 @@ def open_hdf5(path: Path, *, cache_bytes: int = 1024 * 1024) -> h5py.File:
         )
 
 
+def attribute(file: h5py.File, name: str, *, any_length: bool = False) -> Any:
+    """The attribute ``name`` as str or number; None if it is absent or of another kind.
+
+    Strings of variable length lie in the one part of HDF5 that has no checksum, and a damaged one
+    can keep the library busy for ever. Our files have none; ``any_length`` is for those of others.
+    """
+    if name not in file.attrs:
+        return None
+    stored = file.attrs.get_id(name)
+    kinds = "iufSO" if any_length else "iufS"
+    if stored.dtype.kind not in kinds or stored.shape != ():
+        return None
+    value = file.attrs[name]
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
 def integer_attribute(file: h5py.File, path: Path, name: str, low: int, high: int) -> int:
     """The attribute ``name``, checked to be a whole number in ``low..high``."""
-    value = file.attrs.get(name)
+    value = attribute(file, name)
     if not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise DataError(
             f"{path}: attribute {name} is {value!r}, expected a whole number in {low}..{high}; "

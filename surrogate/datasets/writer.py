@@ -59,7 +59,7 @@ class DatasetWriter:
         self._sink = Sink(path)
         self._file = h5py.File(self._sink, "w", libver=("v110", "v110"))
         self._file.attrs.update(
-            format=FORMAT,
+            format=np.bytes_(FORMAT),
             version=VERSION,
             n_steps=header.n_steps,
             n_inputs=header.n_inputs,
@@ -139,8 +139,9 @@ class DatasetWriter:
                 column = np.concatenate([np.zeros(0, dtype), *values])
             self._file[name] = column.astype(dtype)
         self._file.attrs["n_trials"] = n_trials
-        self._file.attrs["digest"] = dataset_digest(self._file["trial/digest"][:])
-        self._file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        digest = dataset_digest(self._file["trial/digest"][:])
+        self._file.attrs["digest"] = np.bytes_(digest)
+        self._file.attrs["provenance"] = np.bytes_(json.dumps(provenance, sort_keys=True))
 
     def _extend(self, name: str, rows: np.ndarray) -> None:
         dataset = self._file[name]
