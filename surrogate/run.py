@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 import surrogate
-from surrogate.datasets import Dataset
 from surrogate.errors import DataError
-from surrogate.evaluation import choose_rule, evaluate, predict_dataset
+from surrogate.evaluation import choose_rule, evaluate
 from surrogate.evaluation_plots import plot_roc, plot_traces
 from surrogate.learning_curve import plot_learning_curve
 from surrogate.model_file import Model, ModelCard, save
+from surrogate.protocols import Outputs, run_protocol
 from surrogate.selection import instability
 from surrogate.training import Progress, Trainer
 
@@ -51,15 +51,12 @@ def train(
     trainer.run(report)
     folder, dataset = trainer.folder, trainer.dataset
     stack = trainer.best_stack()
-    labels = trainer.config.labels
-    trials = trainer.valid_trials
-    logits, voltage = predict_dataset(stack, dataset, trials)
-    starts = np.zeros(len(trials), dtype=np.int64)
-    spikes = dataset.spikes(trials, starts, dataset.n_steps, labels)
+    outputs = run_protocol(stack, dataset, trainer.valid_trials, labels=trainer.config.labels)
     card = _card(trainer)
-    if spikes.any():
-        card.spike_rule = choose_rule(logits, spikes).to_dict()
-    metrics = evaluate(Model(stack, card), dataset, "valid", labels=labels)
+    if outputs.spikes.any():
+        card.spike_rule = choose_rule(outputs.logits, outputs.spikes).to_dict()
+    model = Model(stack, card)
+    metrics = evaluate(model, dataset, "valid", outputs=outputs)
     card.metrics = metrics
     save(folder.model, stack, card)
     assert trainer.selection.entry is not None
@@ -75,16 +72,24 @@ def train(
         "validation": metrics,
     }
     if plots:
-        plot_learning_curve(folder.path / "learning_curve.png", trainer.history)
-        if spikes.any():
-            plot_roc(folder.path / "roc.png", logits, spikes)
-        plot_traces(folder.path / "traces.png", logits, voltage, spikes, _voltage(dataset, trials))
+        _plot(trainer, model, outputs)
     folder.write_result(result)
     return result
 
 
-def _voltage(dataset: Dataset, trials: np.ndarray) -> np.ndarray:
-    return dataset.voltage(trials, np.zeros(len(trials), dtype=np.int64), dataset.n_steps)
+def _plot(trainer: Trainer, model: Model, outputs: Outputs) -> None:
+    folder = trainer.folder
+    plot_learning_curve(folder.path / "learning_curve.png", trainer.history)
+    if outputs.spikes.any():
+        plot_roc(folder.path / "roc.png", outputs.logits, outputs.spikes)
+    plot_traces(
+        folder.path / "traces.png",
+        outputs.logits,
+        outputs.voltage,
+        outputs.spikes,
+        outputs.target,
+        model.spike_rule,
+    )
 
 
 def _card(trainer: Trainer) -> ModelCard:

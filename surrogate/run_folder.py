@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ class RunConfig:
         values = json.loads(text)
         if values.pop("format") != "surrogate-run" or values.pop("version") != 1:
             raise ValueError("not a surrogate-run of version 1")
-        recipe = {k: float("inf") if v == "inf" else v for k, v in values.pop("recipe").items()}
+        recipe: dict[str, Any] = values.pop("recipe")
+        recipe = {key: math.inf if value == "inf" else value for key, value in recipe.items()}
         sizes = tuple(values.pop("hidden_sizes"))
         return cls(hidden_sizes=sizes, recipe=Recipe(**recipe), **values)
 
