@@ -49,7 +49,13 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 )
 @click.option("--out", type=click.Path(), help="Run folder [default: below runs/].")
 @click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of initial weights, windows and input jitter.",
+)
 @click.option("--epochs", help="Override the recipe's number of epochs.")
 @click.option("--batch-size", help="Override the recipe's batch size.")
 @click.option("--learning-rate", "--lr", help="Override the recipe's learning rate.")
