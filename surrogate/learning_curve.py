@@ -37,7 +37,7 @@ def plot_learning_curve(path: str | Path, history: Sequence[Mapping[str, Any]]) 
     losses.legend(frameon=False)
     for axes, key, title in (
         (auc, "roc_auc", "validation ROC AUC"),
-        (voltage, "voltage_rmse_mv", "validation voltage error (RMSE, mV)"),
+        (voltage, "voltage_rmse_mv", "validation voltage RMSE (mV)"),
     ):
         # A validation subset without spikes has no ROC AUC: a gap in the curve.
         values = [float("nan") if entry[key] is None else entry[key] for entry in history]
