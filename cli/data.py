@@ -99,7 +99,7 @@ def convert(
     from surrogate.datasets.convert import convert as convert_sources
     from surrogate.errors import SurrogateError
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _Progress() as progress:
             done = convert_sources(
@@ -115,6 +115,8 @@ def convert(
         if any(out.parent.glob(f"{out.name}.parts/*.h5")):
             click.echo(f"What was read is kept in {out}.parts; run the command again", err=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     emit(as_json, vars(done), _conversion_text(done))
 
 

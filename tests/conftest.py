@@ -104,3 +104,11 @@ def _public_trial(rng: np.random.Generator) -> dict[str, Any]:
         "somaVoltageHighRes": voltage,
         "somaVoltageLowRes": voltage[::8],
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """On a busy machine the threads of these small networks wait for each other, up to minutes."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import os
 import pickle
 import signal
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from surrogate import datasets
+from surrogate.benchmarks.data_path import alone, measure_conversion
+from surrogate.benchmarks.public_pickle import write_public_pickle
 from surrogate.datasets.convert import convert, draw_splits
 from surrogate.datasets.sink import Sink
 from surrogate.datasets.validate import validate
@@ -349,3 +352,44 @@ def test_the_file_needs_nothing_but_standard_filters(pickles: list[Path], tmp_pa
     with h5py.File(tmp_path / "out.h5") as file:
         found = {file[name].compression for name in ("input/gap", "input/count", "soma_voltage_mV")}
     assert found == {"gzip"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_command_and_keeps_what_was_read(
+    pickles: list[Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    # A list of sixty million times None keeps one of the two processes busy all the while.
+    slow = tmp_path / "slow.p"
+    with gzip.open(slow, "wb", compresslevel=1) as packed:
+        packed.write(b"\x80\x02]")
+        for _ in range(60):
+            packed.write(b"Na" * 1_000_000)
+    folder = tmp_path / "out.h5.parts"
+    command = [sys.executable, "-m", "surrogate.cli.main", "data", "convert", slow, *pickles]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "out.h5", "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.h5"))) < 4:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors.strip().splitlines()[-1] == "Interrupted"
+    assert "run the command again" in errors
+    assert "Traceback" not in errors
+    assert len(list(folder.glob("*.h5"))) == 4
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.slow
+def test_converting_a_pickle_takes_less_than_twice_its_size_in_memory(tmp_path: Path) -> None:
+    source = tmp_path / "public.p"
+    write_public_pickle(source, 16)
+    measured = alone(measure_conversion, source)
+    assert measured["trials"] == 16
+    assert 0.1 < measured["memory_per_source_mb"] < 2

@@ -157,5 +157,6 @@ def test_thousands_of_damaged_data_files_crash_nothing(toy_data: Path, tmp_path:
         [sys.executable, "-c", script, toy_data, tmp_path / "damaged.h5", here],
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def _staged(paths: Sequence[Path], folder: Path, jobs: int) -> Iterator[tuple[Pa
         for path in paths:
             yield path, *_stage_one(path, folder)
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         min(jobs, len(paths)), multiprocessing.get_context("spawn"), _follow_parent
     )
@@ -180,8 +182,18 @@ def _staged(paths: Sequence[Path], folder: Path, jobs: int) -> Iterator[tuple[Pa
         try:
             for done in as_completed(waiting):
                 yield waiting[done], *done.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"{folder}: a process was killed, perhaps for want of memory; use fewer jobs"
+            ) from error
+        except Exception:
+            # What is being read now gets finished and kept.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
 
 

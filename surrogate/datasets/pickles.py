@@ -180,26 +180,36 @@ class _Machine(PickleBytes):
             return False
         fits = min(_RUN, (len(self._buffer) - start) // length)
         records = np.frombuffer(self._buffer, np.uint8, fits * length, start).reshape(fits, length)
-        data, memo_at = length - 25, (length - 16, length - 10, length - 4)
-        fixed = np.ones(length, bool)
-        fixed[data : data + 8] = False
-        for at in memo_at:
-            fixed[at : at + 4] = False
-        same = (records[:, fixed] == records[0, fixed]).all(1)
-        memo = np.stack([self._column(records, at, "<u4") for at in memo_at], 1).astype(np.int64)
-        same &= (memo == memo[0, 0] + np.arange(3 * fits).reshape(fits, 3)).all(1)
-        count = fits if same.all() else int(np.argmin(same))
-        if not count:
+        first, count = self._leading_run(records)
+        if not count or (self._run_starts and first < self._run_end()):
             return False
-        values = self._column(records[:count], data, dtype)
-        first = int(memo[0, 0])
-        if self._run_starts and first < self._run_starts[-1] + 3 * self._run_values[-1].size:
-            return False
+        # A copy: a view would keep the whole buffer alive.
+        values = self._column(records[:count], length - 25, dtype).copy()
         self._run_starts.append(first)
         self._run_values.append(values)
         self._position = start + count * length
         self._stack.extend(self._shared(values))
         return True
+
+    def _run_end(self) -> int:
+        return self._run_starts[-1] + 3 * self._run_values[-1].size
+
+    def _leading_run(self, records: np.ndarray) -> tuple[int, int]:
+        """First memo entry of ``records``, and how many of them follow each other as one run.
+
+        A record ends in 8 bytes of number and in three memo indices that follow each other, with
+        instructions between them; whatever else it holds is the same in each.
+        """
+        count, length = records.shape
+        memo_at = (length - 16, length - 10, length - 4)
+        fixed = np.ones(length, bool)
+        for at, size in ((length - 25, 8), *((at, 4) for at in memo_at)):
+            fixed[at : at + size] = False
+        same = (records[:, fixed] == records[0, fixed]).all(1)
+        memo = np.stack([self._column(records, at, "<u4") for at in memo_at], 1).astype(np.int64)
+        first = int(memo[0, 0])
+        same &= (memo == first + np.arange(3 * count).reshape(count, 3)).all(1)
+        return first, count if same.all() else int(np.argmin(same))
 
     @staticmethod
     def _column(records: np.ndarray, at: int, dtype: Any) -> np.ndarray:
