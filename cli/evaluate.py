@@ -92,7 +92,13 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     metavar="N",
     help="Resamples of the trials for the intervals; 0 for none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the resampling.",
+)
 @click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
@@ -104,6 +110,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     is_flag=True,
     help="Choose the spike rule anew on these trials and write it into MODEL. Not on test trials.",
 )
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
 @json_option
 def evaluate(
     model: Path,
@@ -115,14 +122,19 @@ def evaluate(
     seed: int,
     plots: Path | None,
     write_rule: bool,
+    threads: int | None,
     as_json: bool,
 ) -> None:
+    import torch
+
     import surrogate
     from surrogate import evaluation
     from surrogate.errors import UsageError
     from surrogate.evaluation_plots import roc_in_terminal
     from surrogate.protocols import run_protocol
 
+    if threads:
+        torch.set_num_threads(threads)
     loaded = surrogate.load(model)
     with surrogate.datasets.open(data) as dataset:
         trials = dataset.trial_indices(split)

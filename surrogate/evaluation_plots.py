@@ -95,7 +95,7 @@ def _draw_curve(
     points = np.column_stack([x[keep], roc.tpr[keep]])
     points = np.vstack([[smallest if logarithmic else 0, 0], points])
     curve = LineCollection(
-        np.stack([points[:-1], points[1:]], axis=1),
+        list(np.stack([points[:-1], points[1:]], axis=1)),
         cmap="viridis",
         linewidths=2.5,
         capstyle="round",

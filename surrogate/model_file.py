@@ -1,4 +1,9 @@
-"""The model file: one HDF5 file with the weights and the card that says what they are."""
+"""The model file: one HDF5 file with the weights and the card that says what they are.
+
+``card`` is JSON text, ``weights/<name>`` float32 arrays by torch.nn's names. The HDF5 user block,
+the first 512 bytes, holds the word ``surrogate-model``, the SHA-256 of all bytes after it, and
+spaces: the HDF5 library can crash or hang on damaged bytes, so it is given none.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +34,7 @@ __all__ = ["Model", "ModelCard", "load", "save"]
 
 FORMAT = "surrogate-model"
 VERSION = 1
+_SEAL_BYTES = 512
 
 # What h5py and torch raise for damaged bytes depends on where they lie.
 _DAMAGE = (
@@ -189,15 +194,15 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
     }
     # Built in memory: a full disk then is an ordinary OSError, which from within HDF5 it is not.
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with h5py.File(buffer, "w", userblock_size=_SEAL_BYTES) as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
-        file.attrs["digest"] = _digest(text, weights)
         file["card"] = text
         for name, array in weights.items():
             file[f"weights/{name}"] = array
+    body = buffer.getvalue()[_SEAL_BYTES:]
     with atomic_path(path) as aside:
-        aside.write_bytes(buffer.getbuffer())
+        aside.write_bytes(_seal(body) + body)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -210,12 +215,21 @@ def load(path: str | os.PathLike[str]) -> Model:
         its card.
     """
     try:
-        with open(path, "rb"):  # HDF5's own message for a file it may not read is a paragraph
-            pass
+        with open(path, "rb") as handle:
+            seal = handle.read(_SEAL_BYTES)
+            if not seal.startswith(FORMAT.encode()):
+                raise DataError(
+                    f"{path}: not a model file; expected the model.h5 that `surrogate train` writes"
+                )
+            body = handle.read()
     except OSError as error:
         raise explain_os_error(error, path) from error
+    if seal != _seal(body):
+        raise DataError(
+            f"{path}: its bytes are not those that were saved; the file is damaged, get it again"
+        )
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(io.BytesIO(seal + body), "r") as file:
             card, weights = _read(file, path)
         stack = RecurrentStack.from_spec(card.spec)
         stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
@@ -226,6 +240,10 @@ def load(path: str | os.PathLike[str]) -> Model:
             "`surrogate train` writes"
         ) from error
     return Model(stack.eval(), card, path)
+
+
+def _seal(body: bytes) -> bytes:
+    return f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode().ljust(_SEAL_BYTES)
 
 
 def _read(
@@ -255,18 +273,4 @@ def _read(
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise DataError(f"{path}: weight {name} holds values that are not finite; train again")
-    if file.attrs.get("digest") != _digest(text, weights):
-        raise DataError(
-            f"{path}: card or weights are not those that were saved; the file is damaged, "
-            "get it again"
-        )
     return card, weights
-
-
-def _digest(card: str, weights: Mapping[str, NDArray[np.float32]]) -> str:
-    """SHA-256 over the card's text and the weights in order of their names."""
-    digest = hashlib.sha256(card.encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
-    return digest.hexdigest()

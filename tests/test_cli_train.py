@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 import surrogate
 from surrogate.cli.main import main
 
