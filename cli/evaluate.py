@@ -110,7 +110,13 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     is_flag=True,
     help="Choose the spike rule anew on these trials and write it into MODEL. Not on test trials.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads. More pay only for wide layers, and only on an idle machine.",
+)
 @json_option
 def evaluate(
     model: Path,
@@ -122,7 +128,7 @@ def evaluate(
     seed: int,
     plots: Path | None,
     write_rule: bool,
-    threads: int | None,
+    threads: int,
     as_json: bool,
 ) -> None:
     import torch
@@ -133,8 +139,7 @@ def evaluate(
     from surrogate.evaluation_plots import roc_in_terminal
     from surrogate.protocols import run_protocol
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     loaded = surrogate.load(model)
     with surrogate.datasets.open(data) as dataset:
         trials = dataset.trial_indices(split)

@@ -73,7 +73,13 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 )
 @click.option("--reuse-windows", is_flag=True, help="Begin anew when the data run out.")
 @click.option("--device", help="cpu or cuda [default: cuda where there is a GPU].")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads. More pay only for wide layers, and only on an idle machine.",
+)
 @click.option("--plots/--no-plots", default=True, help="Draw the run's figures.")
 @json_option
 def train(as_json: bool, **options: Any) -> None:
@@ -85,8 +91,7 @@ def train(as_json: bool, **options: Any) -> None:
     from surrogate.training import Trainer
 
     device = _device(options["device"])
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
+    torch.set_num_threads(options["threads"])
     if options["resume"]:
         folder = RunFolder(options["resume"])
         config = folder.config()
@@ -230,12 +235,15 @@ def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], N
         nonlocal last_epoch
         rate = (progress.step - first) * recipe.batch_size / (time.monotonic() - begun)
         if entry := progress.entry:
-            auc = "none" if entry["roc_auc"] is None else f"{entry['roc_auc']:.4f}"
+            auc, rmse = (
+                "none" if value is None else f"{value:.4f}"
+                for value in (entry["roc_auc"], entry["voltage_rmse_mv"])
+            )
             last_epoch = f"  AUC {auc}"
             # On a terminal the bar stands on this line: write over it.
             click.echo(
                 f"{erase}epoch {entry['epoch']:>3}/{recipe.epochs}  loss {entry['loss']:.5f}  "
-                f"ROC AUC {auc}  voltage RMSE {entry['voltage_rmse_mv']:.3f} mV  "
+                f"ROC AUC {auc}  voltage RMSE {rmse} mV  "
                 f"{rate:.1f} windows/s{'  kept' if entry['kept'] else ''}",
                 err=True,
             )
