@@ -227,32 +227,35 @@ def test_input_rates_seen_are_recorded_in_hz_per_synapse(toy_data, tmp_path) -> 
         assert 20 < low < 60 < high < 100  # the toy's inputs fire at 60 Hz
 
 
+def _epochs_done(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data, tmp_path):
     arguments = [
         "--data", str(toy_data), "--hidden", "6-2", "--threads", "1", "--no-plots",
         "--set", "windows_per_epoch=8", "--set", "batch_size=4", "--set", "window_ms=100",
-        "--set", "burn_in_ms=20", "--epochs", "60",
+        "--set", "burn_in_ms=20", "--epochs", "120",
     ]  # fmt: skip
     command = [sys.executable, "-m", "surrogate.cli.main", "train"]
     whole = tmp_path / "whole"
     subprocess.run([*command, *arguments, "--out", str(whole)], check=True, capture_output=True)
     rng, killed = random.Random(3), tmp_path / "killed run"
-    kills = 0
     start = [*command, *arguments, "--out", str(killed)]
     resume = [*command, "--resume", str(killed), "--threads", "1", "--no-plots"]
-    while not (killed / "result.json").exists():
-        process = subprocess.Popen(
-            resume if (killed / "run.json").exists() else start, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 4 + 3 * rng.random()
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if process.poll() is None and kills < 6:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
+    for epochs in (1, 2, 17, 31, 44):
+        started = (killed / "run.json").exists()
+        process = subprocess.Popen(resume if started else start, stderr=subprocess.DEVNULL)
+        while _epochs_done(killed) < epochs:
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.1 * rng.random())  # anywhere: within a step, judging, saving
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert kills >= 2
+        assert not (killed / "result.json").exists()
+    subprocess.run(resume, check=True, capture_output=True)
     one, two = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, killed))
     for name, value in one["weights"].items():
         assert torch.equal(value, two["weights"][name]), name
