@@ -93,7 +93,10 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("SURROGATE_DEBUG") == "1":
             raise
         return _fail(args, str(error), error.exit_code)
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        # torch says so in a RuntimeError, on CUDA in a subclass of it.
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
         detail = f" ({error})" if str(error) else ""
         return _fail(args, f"out of memory{detail}; use smaller batches or fewer jobs", 1)
     except OSError as error:

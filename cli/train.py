@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 @click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder.")
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
     help="Of initial weights, windows and input jitter.",
@@ -86,28 +87,45 @@ def train(as_json: bool, **options: Any) -> None:
     import torch
 
     from surrogate import datasets
-    from surrogate.run import train as train_run
+    from surrogate.errors import UsageError
     from surrogate.run_folder import RunFolder
     from surrogate.training import Trainer
 
+    for name in ("resume", "out", "data", "hidden"):
+        if options[name] == "":
+            raise UsageError(f"--{name} is empty; give a value or leave it out")
     device = _device(options["device"])
     torch.set_num_threads(options["threads"])
     if options["resume"]:
         folder = RunFolder(options["resume"])
         config = folder.config()
-        dataset = datasets.open(options["data"] or config.data)
-        _refuse_changes(config, dataset)
+        dataset = _dataset_of(config, options["data"])
+        _refuse_changes()
     else:
         dataset = datasets.open(options["data"])
+        _require_splits(dataset)
         config = _configure(dataset, options)
         folder = RunFolder(options["out"] or _default_folder(config))
-    trainer = Trainer(config, dataset, folder, device)
-    click.echo(_describe(config, dataset, device, folder), err=True)
+    result = folder.stored_result() if options["resume"] else None
+    if result is None:
+        trainer = Trainer(config, dataset, folder, device)
+        if not options["resume"]:
+            folder.create(config)
+        click.echo(_describe(config, dataset, device, folder), err=True)
+        with folder.lock():
+            result = _train(trainer, options)
+    else:
+        click.echo(f"{folder.path} is done; this is its result", err=True)
+    emit(as_json, result, _summary(result, dataset))
+
+
+def _train(trainer: Trainer, options: dict[str, Any]) -> dict[str, Any]:
+    from surrogate.run import finish
+    from surrogate.training import Interrupted
+
     if options["resume"]:
         note = trainer.resume()
         click.echo(note or f"resuming after step {trainer.step}", err=True)
-    else:
-        folder.create(config)
     if trainer.plan.reused:
         click.echo(
             f"note: the run takes {len(trainer.plan.trial):,} windows, more than the data hold; "
@@ -115,14 +133,21 @@ def train(as_json: bool, **options: Any) -> None:
             err=True,
         )
     with click.progressbar(
-        length=config.recipe.steps - trainer.step,
+        length=trainer.config.recipe.steps - trainer.step,
         label="training",
         file=sys.stderr,
         show_pos=True,
         item_show_func=lambda text: text,
     ) as bar:
-        result = train_run(trainer, _reporter(bar, trainer), options["plots"])
-    emit(as_json, result, _summary(result))
+        trainer.run(_reporter(bar, trainer))
+    click.echo(f"judging on {len(trainer.valid_trials)} validation trials", err=True)
+    try:
+        return finish(trainer, options["plots"])
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped while judging, the training is saved; continue with: surrogate train "
+            f"--resume {shlex.quote(str(trainer.folder.path))}"
+        ) from None
 
 
 def _device(wanted: str | None) -> str:
@@ -158,7 +183,7 @@ def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
     hidden = options["hidden"]
     return RunConfig(
         arch=arch,
-        hidden_sizes=parse_hidden_sizes(hidden) if hidden else BEST_HIDDEN_SIZES[arch],
+        hidden_sizes=parse_hidden_sizes(hidden) if hidden is not None else BEST_HIDDEN_SIZES[arch],
         recipe=load_recipe(options["recipe"], arch, _overrides(options)),
         seed=options["seed"],
         labels=options["labels"],
@@ -173,15 +198,22 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
 
     overrides: dict[str, Any] = {}
     for setting in options["settings"]:
-        key, equals, value = setting.partition("=")
-        if not equals:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not (key and equals and value):
             raise UsageError(f"--set {setting!r}: expected KEY=VALUE, such as weight_decay=0.1")
-        overrides[key.strip()] = value.strip()
-    for option in ("epochs", "batch_size", "learning_rate", "select_by"):
-        if options[option] is not None:
-            overrides[option] = options[option]
-    if (weight := options["class_weight"]) is not None:
-        overrides["pos_weight"] = "1" if weight == "none" else weight
+        if key in overrides:
+            raise UsageError(f"--set {key} is given twice; leave one out")
+        overrides[key] = value
+    for option in ("epochs", "batch_size", "learning_rate", "select_by", "class_weight"):
+        value = options[option]
+        if value is None:
+            continue
+        key = "pos_weight" if option == "class_weight" else option
+        if key in overrides:
+            raise UsageError(
+                f"--{option.replace('_', '-')} and --set {key} say the same; leave one out"
+            )
+        overrides[key] = "1" if (key, value) == ("pos_weight", "none") else value
     return overrides
 
 
@@ -190,7 +222,34 @@ def _default_folder(config: RunConfig) -> str:
     return f"runs/{config.arch}-{sizes}-{config.recipe.name}-s{config.seed}"
 
 
-def _refuse_changes(config: RunConfig, dataset: Dataset) -> None:
+def _require_splits(dataset: Dataset) -> None:
+    from surrogate.errors import UsageError
+
+    if dataset.split_sizes is None:
+        raise UsageError(
+            f"{dataset.path}: stores no split, and training needs train and valid trials; convert "
+            "it again with --split-fractions"
+        )
+
+
+def _dataset_of(config: RunConfig, given: str | None) -> Dataset:
+    """The data set of a run to be resumed, from where it was or from where it is now."""
+    from surrogate import datasets
+    from surrogate.errors import DataError, UsageError
+
+    try:
+        dataset = datasets.open(given or config.data)
+    except DataError as error:
+        raise DataError(f"{error}; if the data moved, give their place with --data") from error
+    if dataset.digest != config.data_digest:
+        raise UsageError(
+            f"{dataset.path} is not the data set of this run (digest {dataset.digest[:12]}, "
+            f"expected {config.data_digest[:12]}); give the right one with --data"
+        )
+    return dataset
+
+
+def _refuse_changes() -> None:
     """A resumed run is the run that was started: options that would change it are refused."""
     from click.core import ParameterSource
 
@@ -206,11 +265,6 @@ def _refuse_changes(config: RunConfig, dataset: Dataset) -> None:
                 f"{parameter.opts[0]} cannot change in a resumed run; leave it out, or start "
                 "another run"
             )
-    if dataset.digest != config.data_digest:
-        raise UsageError(
-            f"{dataset.path} is not the data set of this run (digest {dataset.digest[:12]}, "
-            f"expected {config.data_digest[:12]}); give the right one with --data"
-        )
 
 
 def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolder) -> str:
@@ -252,7 +306,7 @@ def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], N
     return report
 
 
-def _summary(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any], dataset: Dataset) -> str:
     validation = result["validation"]
     lines = [
         f"model file: {result['model']}",
@@ -262,10 +316,15 @@ def _summary(result: dict[str, Any]) -> str:
     if result["unstable"]:
         lines.append(f"unstable: {result['unstable_reason']}")
     if validation["roc_auc"] is not None:
-        low, high = validation["roc_auc_interval"]
+        interval = validation["roc_auc_interval"]
+        edges = "" if interval is None else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
         lines.append(
-            f"validation: ROC AUC {validation['roc_auc']:.4f} [{low:.4f}, {high:.4f}], "
+            f"validation: ROC AUC {validation['roc_auc']:.4f}{edges}, "
             f"voltage RMSE {validation['voltage_rmse_mv']:.3f} mV, {validation['n_trials']} trials"
         )
-    lines.append(f"next: surrogate evaluate {result['model']} --split test")
-    return "\n".join(lines)
+    command = ["surrogate", "evaluate", result["model"]]
+    if not dataset.is_sample:
+        command += ["--data", str(dataset.path)]
+    has_test = (dataset.split_sizes or {}).get("test")
+    command += ["--split", "test" if has_test else "valid"]
+    return "\n".join([*lines, f"next: {shlex.join(command)}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from surrogate.scores import (
 )
 from surrogate.spike_rule import SpikeRule, match_output_rate
 from surrogate.stack import RecurrentStack
+from surrogate.windows import Batch
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -81,13 +81,15 @@ def choose_rule(
     return match_output_rate(logits, spikes, refractory_ms, chosen_by)
 
 
-def judge(
-    stack: RecurrentStack,
-    dataset: Dataset,
-    trials: Sequence[int] | NDArray[np.integer],
-    labels: str = "exact",
-) -> dict[str, Any]:
-    """The scores that training follows: whole trials from a zero state, no intervals.
+def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any]:
+    """The scores that training follows, on a batch of windows from a zero state.
+
+    Parameters
+    ----------
+    stack : RecurrentStack
+    batch : Batch
+    burn_in_ms : int
+        Bins at each window's start that do not count.
 
     Returns
     -------
@@ -97,14 +99,15 @@ def judge(
         exist, for want of spikes or because outputs are not finite, is None.
     """
     names = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
-    outputs = run_protocol(stack, dataset, trials, labels=labels)
-    if not _finite(outputs):
+    logits, voltage = (part[:, burn_in_ms:] for part in predict_events(stack, batch.events))
+    if not (np.isfinite(logits).all() and np.isfinite(voltage).all()):
         return dict.fromkeys((*names, "spread"))
-    scores = spike_scores(outputs.logits, outputs.spikes)
-    scores |= voltage_scores(outputs.voltage, outputs.target)
+    spikes = batch.spikes[:, burn_in_ms:].numpy().astype(np.uint8)
+    scores = spike_scores(logits, spikes)
+    scores |= voltage_scores(voltage, batch.voltage[:, burn_in_ms:].numpy())
     spread = None
     if scores["roc_auc"] is not None:
-        spread = logit_spread(outputs.logits, outputs.spikes)["logit_gap"]
+        spread = logit_spread(logits, spikes)["logit_gap"]
     return {name: scores[name] for name in names} | {"spread": spread}
 
 

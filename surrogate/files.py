@@ -58,6 +58,7 @@ def explain_os_error(error: OSError, path: str | os.PathLike[str]) -> DataError:
         errno.ENOENT: "no such file or folder; check the path",
         errno.EISDIR: "is a folder; give a file",
         errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
+        errno.EEXIST: "a file of that name is in the way; choose another folder",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     reason = cures.get(error.errno or 0) or error.strerror or str(error)

@@ -70,7 +70,7 @@ class ModelCard:
         Median soma voltage at the start of the training trials.
     input_rate_hz : dict
         ``excitatory`` and ``inhibitory``: lowest and highest mean rate per synapse, Hz, over the
-        1000 ms stretches seen in training.
+        windows seen in training.
     recipe, seed
         How the weights were trained.
     data : dict

@@ -21,6 +21,9 @@ BUILT_IN = ("tuned", "blog")
 DEFAULT_RECIPE = "tuned"
 _ARCHITECTURES = ("rnn", "gru", "lstm")
 
+#: A run's windows are planned before it begins, 16 bytes each.
+MAX_WINDOWS = 10**8
+
 #: Shortest time constant, ms, of the memories that ``memory_ms`` asks for.
 SHORTEST_MEMORY_MS = 2.0
 
@@ -160,6 +163,11 @@ class Recipe:
                 f"recipe windows_per_epoch = {self.windows_per_epoch} is no multiple of "
                 f"batch_size = {self.batch_size}"
             )
+        if self.epochs * self.windows_per_epoch > MAX_WINDOWS:
+            raise UsageError(
+                f"recipe epochs x windows_per_epoch = {self.epochs * self.windows_per_epoch:,}: "
+                f"expected at most {MAX_WINDOWS:,}"
+            )
         if self.burn_in_ms >= self.window_ms:
             raise UsageError(
                 f"recipe burn_in_ms = {self.burn_in_ms} leaves nothing of window_ms = "
@@ -253,9 +261,14 @@ def load_recipe(
     )
     values: dict[str, Any] = {}
     for layer in (built_in, table):
-        specific = [layer.pop(name, {}) for name in _ARCHITECTURES]
-        for part in (layer, specific[_ARCHITECTURES.index(arch)]):
-            values |= {key: _convert(key, value) for key, value in part.items()}
+        specific = {name: layer.pop(name, {}) for name in _ARCHITECTURES}
+        values |= _converted(layer)
+        for name, part in specific.items():
+            if not isinstance(part, dict):
+                raise UsageError(f"recipe {name} = {part!r}: expected a table [{name}]")
+            checked = _converted(part)
+            if name == arch:
+                values |= checked
     for key, value in (overrides or {}).items():
         values[key] = _convert(key, _parse(value) if isinstance(value, str) else value)
     return Recipe(name=base, **values)
@@ -278,9 +291,14 @@ def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     """A value from the command line: TOML if it is TOML, else the string itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _converted(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _convert(key, value) for key, value in table.items()}
 
 
 def _convert(key: str, value: Any) -> Any:
@@ -292,7 +310,10 @@ def _convert(key: str, value: Any) -> Any:
     expected = _TYPES[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if expected == "float" and number:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UsageError(f"recipe {key}: {str(value)[:12]}... is too large") from None
     if type(value).__name__ == expected:
         return value
     raise UsageError(f"recipe {key} = {value!r}: expected {_NAMES[expected]}")

@@ -1,37 +1,32 @@
-"""A whole training run: from a configuration to a model file, its plots and its result."""
+"""The end of a training run: model file, plots and result."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 import surrogate
-from surrogate.errors import DataError
 from surrogate.evaluation import choose_rule, evaluate
 from surrogate.evaluation_plots import plot_roc, plot_traces
 from surrogate.learning_curve import plot_learning_curve
 from surrogate.model_file import Model, ModelCard, save
 from surrogate.protocols import Outputs, run_protocol
 from surrogate.selection import instability
-from surrogate.training import Progress, Trainer
+from surrogate.training import Trainer
 
-__all__ = ["train"]
+__all__ = ["finish"]
 
 
-def train(
-    trainer: Trainer, report: Callable[[Progress], None], plots: bool = True
-) -> dict[str, Any]:
-    """Train to the end, judge the epoch kept on all validation trials, and write the run's files.
+def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
+    """Judge the epoch kept on all validation trials, and write the run's model file and result.
 
     Parameters
     ----------
     trainer : Trainer
-    report : callable
-        Called with a :class:`Progress` after each step.
+        After its :meth:`Trainer.run`.
     plots : bool
         Whether to draw the learning curve, the ROC curve and a trace overlay.
 
@@ -43,18 +38,16 @@ def train(
 
     Raises
     ------
-    Interrupted
-        On SIGINT or SIGTERM, after saving a checkpoint.
     SurrogateError
         If the run failed before an epoch ended, or a file cannot be written.
     """
-    trainer.run(report)
     folder, dataset = trainer.folder, trainer.dataset
     stack = trainer.best_stack()
     outputs = run_protocol(stack, dataset, trainer.valid_trials, labels=trainer.config.labels)
     card = _card(trainer)
     if outputs.spikes.any():
-        card.spike_rule = choose_rule(outputs.logits, outputs.spikes).to_dict()
+        chosen_by = f"output rate of the valid trials of {dataset.digest[:12]}"
+        card.spike_rule = choose_rule(outputs.logits, outputs.spikes, chosen_by=chosen_by).to_dict()
     model = Model(stack, card)
     metrics = evaluate(model, dataset, "valid", outputs=outputs)
     card.metrics = metrics
@@ -96,8 +89,6 @@ def _card(trainer: Trainer) -> ModelCard:
     config, dataset = trainer.config, trainer.dataset
     some = trainer.train_trials[:1000]
     resting = np.median(dataset.voltage(some, np.zeros(len(some), dtype=np.int64), 1))
-    if not np.isfinite(resting):
-        raise DataError(f"{dataset.path}: soma voltage at the start of the trials is not finite")
     return ModelCard.for_spec(
         trainer.stack.spec,
         dt_ms=dataset.dt_ms,

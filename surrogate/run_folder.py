@@ -7,17 +7,20 @@ is done ``model.h5``, plots and ``result.json``, which is written last.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from surrogate.errors import DataError, UsageError
+from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error
 from surrogate.recipe import Recipe
 
@@ -68,7 +71,10 @@ class RunConfig:
         recipe: dict[str, Any] = values.pop("recipe")
         recipe = {key: math.inf if value == "inf" else value for key, value in recipe.items()}
         sizes = tuple(values.pop("hidden_sizes"))
-        return cls(hidden_sizes=sizes, recipe=Recipe(**recipe), **values)
+        config = cls(hidden_sizes=sizes, recipe=Recipe(**recipe), **values)
+        if type(config.seed) is not int or config.labels not in ("exact", "legacy"):
+            raise ValueError(f"seed {config.seed!r}, labels {config.labels!r}")
+        return config
 
 
 class RunFolder:
@@ -155,11 +161,46 @@ class RunFolder:
             except Exception as error:  # a damaged file makes torch.load raise nearly anything
                 damaged.append(f"{path} is damaged ({type(error).__name__})")
                 continue
-            note = f"{damaged[0]}; going on from {path.name}" if damaged else None
-            return state, note
+            if not damaged:
+                return state, None
+            # Gone, so that the next save cannot put it in the place of the good one.
+            self._checkpoint.unlink()
+            return state, f"{damaged[0]}; going on from {path.name}"
         if damaged:
             raise DataError(f"{'; '.join(damaged)}: start the run again in another folder")
         return None, None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from working in this folder.
+
+        Raises
+        ------
+        SurrogateError
+            If one does.
+        """
+        try:
+            handle = open(self._config, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise explain_os_error(error, self._config) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SurrogateError(
+                    f"{self.path}: another process is training in this folder; wait for it or "
+                    "stop it"
+                ) from None
+            yield
+
+    def stored_result(self) -> dict[str, Any] | None:
+        """The result, if the run is done and its model file is still there."""
+        if not (self.result.exists() and self.model.exists()):
+            return None
+        try:
+            return dict(json.loads(self.result.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None  # a damaged result is written again from the checkpoint
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Make ``metrics.jsonl`` hold exactly the epochs of ``history``."""

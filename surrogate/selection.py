@@ -20,8 +20,9 @@ class Selection:
     Parameters
     ----------
     rule : "nll" | "auc" | "spread" | "last"
-        Lowest validation negative log-likelihood, highest ROC AUC, widest spread of outputs among
-        epochs within 0.01 of the best ROC AUC, or simply the last epoch.
+        Lowest validation negative log-likelihood, highest ROC AUC, widest spread of outputs, or
+        simply the last epoch. For the spread an epoch must come within 0.01 of the best ROC AUC so
+        far; what is kept gives way once a later epoch leaves it behind by more.
     patience : int
         Epochs without a better one after which :attr:`exhausted` is true; 0 for never.
     """

@@ -35,7 +35,7 @@ def parse_hidden_sizes(text: str) -> tuple[int, ...]:
 
 
 class RecurrentStack(nn.Module):
-    """Vanilla RNN, GRU or LSTM layers of falling size, ending in spike logit and soma voltage.
+    """Vanilla RNN, GRU or LSTM layers that end in spike logit and soma voltage.
 
     Layer l computes what ``torch.nn.RNN`` (tanh), ``GRU`` or ``LSTM`` computes, with the same
     parameter names, so that state dicts move both ways: ``stack.layers[l]`` *is* that module.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import signal
 import threading
 import time
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.datasets import Dataset
@@ -27,7 +27,13 @@ from surrogate.recipe import Recipe
 from surrogate.run_folder import RunConfig, RunFolder
 from surrogate.selection import Selection
 from surrogate.stack import RecurrentStack
-from surrogate.windows import Batch, jitter_events, plan_windows, read_batch
+from surrogate.windows import (
+    Batch,
+    jitter_events,
+    plan_judged_windows,
+    plan_windows,
+    read_batch,
+)
 
 __all__ = ["Interrupted", "Progress", "Trainer", "loss_terms"]
 
@@ -116,7 +122,7 @@ class Trainer:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.train_trials = dataset.trial_indices("train")
         self.valid_trials = dataset.trial_indices("valid")
-        self.judged_trials = self._judged_trials()
+        self.judged, self.judged_burn_in_ms = self._read_judged()
         self.plan = plan_windows(
             recipe.window_rule,
             self.train_trials,
@@ -149,17 +155,23 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.failure: str | None = None
         self.seconds = 0.0
-        self.input_rate_hz = {name: [math.inf, 0.0] for name in ("excitatory", "inhibitory")}
+        self.input_rate_hz: dict[str, list[float]] = {}
         self._sums = [0.0, 0.0]
 
-    def _judged_trials(self) -> NDArray[np.int64]:
-        """A fixed part of the validation trials, small enough to judge after every epoch."""
+    def _read_judged(self) -> tuple[Batch, int]:
+        """Windows that cover the validation trials, few and short enough to judge each epoch by.
+
+        Layers advance step by step, so a pass costs what its length costs, whatever the batch: the
+        budget is one of steps. A forward pass takes at most half of a training step's time.
+        """
         recipe = self.config.recipe
-        # A forward pass is a third of a training step's work.
-        affordable = 3 * JUDGING_SHARE * recipe.windows_per_epoch * recipe.window_ms
-        count = min(len(self.valid_trials), max(1, int(affordable / self.dataset.n_steps)))
-        spread = np.linspace(0, len(self.valid_trials) - 1, count).round().astype(np.int64)
-        return self.valid_trials[spread]
+        affordable = int(2 * JUDGING_SHARE * recipe.steps_per_epoch * recipe.window_ms)
+        length = max(affordable, 2)
+        plan = plan_judged_windows(
+            self.valid_trials, self.dataset.n_steps, length, recipe.batch_size
+        )
+        batch = read_batch(self.dataset, plan, 0, len(plan.trial), self.config.labels)
+        return batch, min(recipe.burn_in_ms, plan.window_ms // 2)
 
     def resume(self) -> str | None:
         """Go back to the last checkpoint, if there is one; returns a note about a damaged one."""
@@ -208,8 +220,8 @@ class Trainer:
         """
         recipe = self.config.recipe
         with _signals() as stop, ThreadPoolExecutor(1) as reader:
-            upcoming = reader.submit(self._read, self.step)
-            while not self.done:
+            upcoming = None if self.done else reader.submit(self._read, self.step)
+            while upcoming is not None and not self.done:
                 began = time.monotonic()
                 batch = upcoming.result()
                 if self.step + 1 < recipe.steps:
@@ -226,7 +238,8 @@ class Trainer:
                     self._save()
                     raise Interrupted(
                         f"stopped after step {self.step} of {recipe.steps}, everything is saved; "
-                        f"continue with: surrogate train --resume {self.folder.path}"
+                        "continue with: surrogate train --resume "
+                        f"{shlex.quote(str(self.folder.path))}"
                     )
 
     def _read(self, step: int) -> tuple[Batch, SpikeEvents]:
@@ -287,7 +300,7 @@ class Trainer:
             if synapses:
                 counts = torch.bincount(window[mask], minlength=events.batch)
                 rates = counts / (synapses * events.steps * self.dataset.dt_ms / 1000)
-                low, high = self.input_rate_hz[name]
+                low, high = self.input_rate_hz.get(name, (math.inf, 0.0))
                 self.input_rate_hz[name] = [
                     min(low, float(rates.min())),
                     max(high, float(rates.max())),
@@ -298,7 +311,7 @@ class Trainer:
         recipe = self.config.recipe
         judged = RecurrentStack.from_spec(self.stack.spec).to(self.device)
         judged.load_state_dict(self.average)
-        scores = judge(judged, self.dataset, self.judged_trials, self.config.labels)
+        scores = judge(judged, self.judged, self.judged_burn_in_ms)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {
@@ -310,7 +323,11 @@ class Trainer:
             "voltage_loss": voltage_loss,
             **scores,
         }
-        entry["kept"] = self.selection.offer(entry, self.average)
+        if scores["voltage_rmse_mv"] is None:
+            self.failure = f"outputs not finite after epoch {entry['epoch']}"
+            entry["kept"] = False
+        else:
+            entry["kept"] = self.selection.offer(entry, self.average)
         self.history.append(entry)
         return entry
 

@@ -13,7 +13,14 @@ from surrogate.datasets import Dataset
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
 
-__all__ = ["Batch", "WindowPlan", "jitter_events", "plan_windows", "read_batch"]
+__all__ = [
+    "Batch",
+    "WindowPlan",
+    "jitter_events",
+    "plan_judged_windows",
+    "plan_windows",
+    "read_batch",
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def plan_windows(
     """
     if window_ms > n_steps:
         raise UsageError(
-            f"windows of {window_ms} ms do not fit trials of {n_steps} ms; shorten window_ms"
+            f"windows of {window_ms} ms do not fit trials of {n_steps} ms; "
+            f"use --set window_ms={n_steps}"
         )
     starts_per_trial = n_steps - window_ms + 1
     available = len(trials) * (starts_per_trial if rule == "distinct" else 1)
@@ -99,6 +107,19 @@ def plan_windows(
         left -= take
     return WindowPlan(
         np.concatenate(trial), np.concatenate(start), window_ms, reused=count > available
+    )
+
+
+def plan_judged_windows(
+    trials: NDArray[np.int64], n_steps: int, length_ms: int, count: int
+) -> WindowPlan:
+    """At most ``count`` windows of ``length_ms`` that cover ``trials`` evenly, without overlap."""
+    length_ms = min(length_ms, n_steps)
+    per_trial = n_steps // length_ms
+    available = len(trials) * per_trial
+    picks = np.linspace(0, available - 1, min(count, available)).round().astype(np.int64)
+    return WindowPlan(
+        trials[picks // per_trial], picks % per_trial * length_ms, length_ms, reused=False
     )
 
 

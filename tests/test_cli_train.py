@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import surrogate
@@ -70,23 +73,105 @@ def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
     assert (card.arch, card.hidden_sizes, card.input_size) == ("gru", [6, 2], 20)
     assert card.resting_voltage_mv == -75
     assert set(card.segments) == {"type", "length_um", "distance_um", "section"}
-    assert (
-        card.recipe["segment_jitter"]
-        == surrogate.load(folder / "model.h5").card.recipe["segment_jitter"]
-    )
+    for key in ("segment_jitter", "learning_rate", "epochs", "select_by"):
+        assert card.recipe[key] == recipe[key]
     assert card.spike_rule is not None
     probability, voltage = model.predict(surrogate.datasets.open(toy_data))
     assert probability.shape == voltage.shape == (12, 400)
 
 
-def test_a_finished_run_can_be_resumed_and_says_the_same(trained) -> None:
+def test_resuming_a_finished_run_prints_its_result_and_leaves_its_model(trained) -> None:
+    _, folder = trained
+    before = (folder / "model.h5").read_bytes()
+    result = _run("train", "--resume", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed == json.loads((folder / "result.json").read_text())
+    assert (folder / "model.h5").read_bytes() == before
+
+
+def test_a_run_stopped_while_judging_is_finished_by_resuming(trained) -> None:
     _, folder = trained
     before = json.loads((folder / "result.json").read_text())["validation"]
-    result = _run("train", "--resume", folder, "--threads", "1", "--json", "--no-plots")
+    for name in ("result.json", "model.h5"):
+        (folder / name).unlink()
+    result = _run("train", "--resume", folder, "--json", "--no-plots")
     assert result.exit_code == 0, result.stderr
     after = json.loads(result.stdout.splitlines()[-1])["validation"]
     for key in ("roc_auc", "nll", "voltage_rmse_mv"):
         assert after[key] == before[key]
+
+
+def test_the_next_command_names_the_data_and_a_split_they_have(toy_data, tmp_path) -> None:
+    result = _run(
+        *("train", "--data", toy_data, "--out", tmp_path / "r 1", "--epochs", "1", "--no-plots"),
+        *SMALL,
+    )
+    command = shlex.split(result.stdout.splitlines()[-1].removeprefix("next: surrogate "))
+    assert _run(*command, "--bootstrap", "0").exit_code == 0
+    assert command[command.index("--data") + 1] == str(toy_data)
+
+
+@pytest.mark.parametrize("select_by", ["nll", "auc", "spread", "last"])
+def test_each_selection_and_legacy_labels_train_from_the_command_line(
+    select_by, toy_data, tmp_path
+) -> None:
+    result = _run(
+        *("train", "--data", toy_data, "--out", tmp_path / "run", "--epochs", "2", "--no-plots"),
+        *("--select-by", select_by, "--labels", "legacy", "--json"),
+        *SMALL,
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["validation"]["labels"] == "legacy"
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_single_validation_trial_even_a_silent_one_ends_in_a_model(
+    silent, toy_data, tmp_path
+) -> None:
+    from surrogate.datasets.writer import DatasetWriter
+
+    path = tmp_path / "one valid.h5"
+    with surrogate.datasets.open(toy_data) as data, DatasetWriter(path, data.header) as writer:
+        writer.append(data[0])
+        valid = dataclasses.replace(data[1], split="valid")
+        if silent:
+            none = np.zeros(0, np.float32)
+            valid = dataclasses.replace(valid, spike_time_ms=none, spike_time_float16_ms=none)
+        writer.append(valid)
+        writer.finish({})
+    result = _run("train", "--data", path, "--out", tmp_path / "run", "--epochs", "1", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert (surrogate.load(tmp_path / "run" / "model.h5").card.spike_rule is None) == silent
+
+
+def test_a_neuron_without_inhibitory_synapses_can_be_trained(toy_data, tmp_path) -> None:
+    from surrogate.datasets.trial import Header
+    from surrogate.datasets.writer import DatasetWriter
+
+    path = tmp_path / "excitatory.h5"
+    with surrogate.datasets.open(toy_data) as data:
+        segments = {name: np.concatenate([column] * 2) for name, column in data.segments.items()}
+        with DatasetWriter(path, Header(400, 20, 20, segments)) as writer:
+            for trial in data:
+                writer.append(trial)
+            writer.finish({})
+    arguments = ["--data", path, "--out", tmp_path / "run", "--epochs", "1", "--no-plots"]
+    result = _run("train", *arguments, *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert set(surrogate.load(tmp_path / "run" / "model.h5").card.input_rate_hz) == {"excitatory"}
+
+
+def test_data_without_a_split_are_refused_with_the_cure(toy_data, tmp_path) -> None:
+    from surrogate.datasets.writer import DatasetWriter
+
+    path = tmp_path / "no split.h5"
+    with surrogate.datasets.open(toy_data) as data, DatasetWriter(path, data.header) as writer:
+        writer.append(dataclasses.replace(data[0], split=None))
+        writer.finish({})
+    result = _run("train", "--data", path, "--out", tmp_path / "run", *SMALL)
+    assert result.exit_code == 2
+    assert "convert it again with --split-fractions" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -103,7 +188,15 @@ def test_a_finished_run_can_be_resumed_and_says_the_same(trained) -> None:
         (["--device", "cuda:99"], "use --device cpu"),
         (["--data", "nowhere.h5"], "nowhere.h5"),
         (["--resume", "nowhere"], "holds no run"),
-        (["--set", "window_ms=6001"], "do not fit trials of 6000 ms"),
+        (["--set", "window_ms=6001"], "do not fit trials of 6000 ms; use --set window_ms=6000"),
+        (["--out", ""], "--out is empty"),
+        (["--resume", ""], "--resume is empty"),
+        (["--seed", "18446744073709551616"], "--seed"),
+        (["--set", "epochs=1\nbatch_size = 2"], "expected a whole number"),
+        (["--set", f"pos_weight={10**400}"], "too large"),
+        (["--set", "epochs=100000000", "--reuse-windows"], "expected"),
+        (["--epochs", "2", "--set", "epochs=3"], "say the same; leave one out"),
+        (["--set", "epochs=2", "--set", "epochs=3"], "given twice"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(

@@ -30,6 +30,7 @@ from surrogate.kernels import SpikeEvents
 from surrogate.model_file import Model, ModelCard, save
 from surrogate.protocols import PROTOCOLS, run_protocol
 from surrogate.scores import spike_scores, voltage_scores
+from surrogate.windows import Batch, plan_judged_windows, read_batch
 
 
 @pytest.fixture
@@ -196,14 +197,21 @@ def test_published_protocol_without_a_quiet_trial_is_a_usage_error(stack) -> Non
         run_protocol(stack, RandomTrials(), [1], "published")
 
 
-def test_judge_scores_whole_trials(toy_data, stack) -> None:
+def _whole_trials(data, trials) -> Batch:
+    plan = plan_judged_windows(np.asarray(trials), data.n_steps, data.n_steps, len(trials))
+    return read_batch(data, plan, 0, len(trials), "exact")
+
+
+@pytest.mark.parametrize("burn_in_ms", [0, 150])
+def test_judge_scores_windows_after_their_burn_in(toy_data, stack, burn_in_ms) -> None:
     with datasets.open(toy_data) as data:
         trials = data.trial_indices("valid")
-        scores = judge(stack, data, trials)
+        scores = judge(stack, _whole_trials(data, trials), burn_in_ms)
         logits, voltage = predict_dataset(stack, data, trials)
-        starts = np.zeros(len(trials), int)
-        expected = spike_scores(logits, data.spikes(trials, starts, 400))
-        expected |= voltage_scores(voltage, data.voltage(trials, starts, 400))
+        starts = np.full(len(trials), burn_in_ms)
+        steps = 400 - burn_in_ms
+        expected = spike_scores(logits[:, burn_in_ms:], data.spikes(trials, starts, steps))
+        expected |= voltage_scores(voltage[:, burn_in_ms:], data.voltage(trials, starts, steps))
     assert scores["spread"] > 0
     for name in ("roc_auc", "average_precision", "nll", "voltage_rmse_mv"):
         assert scores[name] == expected[name]
@@ -213,7 +221,7 @@ def test_outputs_that_are_not_finite_have_no_scores(toy_data, stack) -> None:
     with torch.no_grad():
         stack.head.bias[0] = torch.nan
     with datasets.open(toy_data) as data:
-        assert set(judge(stack, data, [0]).values()) == {None}
+        assert set(judge(stack, _whole_trials(data, [0]), 0).values()) == {None}
         with pytest.raises(DataError, match="not finite"):
             evaluate(Model(stack, ModelCard.for_spec(stack.spec)), data, "test")
 

@@ -86,6 +86,16 @@ def test_wrong_keys_and_values_are_refused_with_the_cure(overrides, message) -> 
         load_recipe("tuned", "lstm", overrides)
 
 
+def test_tables_of_all_architectures_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[rnn]\nlearning_rte = 1\n")
+    with pytest.raises(UsageError, match="did you mean 'learning_rate'"):
+        load_recipe(path, "lstm")
+    path.write_text("lstm = 3\n")
+    with pytest.raises(UsageError, match=r"expected a table \[lstm\]"):
+        load_recipe(path, "lstm")
+
+
 def test_unknown_recipe_suggests_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown recipe 'tunned': did you mean 'tuned'"):
         load_recipe("tunned", "lstm")
