@@ -1,4 +1,4 @@
-"""What every command shares: the ``--json`` flag and the way results are printed."""
+"""What commands share: options, and the way results are printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["emit", "json_option", "json_text"]
+__all__ = ["emit", "json_option", "json_text", "threads_option"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -18,6 +18,17 @@ def json_option(function: Function) -> Function:
     """Add ``--json`` to a command, passed to it as ``as_json: bool``."""
     return click.option(
         "--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout."
+    )(function)
+
+
+def threads_option(function: Function) -> Function:
+    """Add ``--threads`` to a command, passed to it as ``threads: int``."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="CPU threads. More pay only for wide layers, and only on an idle machine.",
     )(function)
 
 

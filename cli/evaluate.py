@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option
+from surrogate.cli._common import emit, json_option, threads_option
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -110,13 +110,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     is_flag=True,
     help="Choose the spike rule anew on these trials and write it into MODEL. Not on test trials.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="CPU threads. More pay only for wide layers, and only on an idle machine.",
-)
+@threads_option
 @json_option
 def evaluate(
     model: Path,

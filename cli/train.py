@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option
+from surrogate.cli._common import emit, json_option, threads_option
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -74,13 +74,7 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 )
 @click.option("--reuse-windows", is_flag=True, help="Begin anew when the data run out.")
 @click.option("--device", help="cpu or cuda [default: cuda where there is a GPU].")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="CPU threads. More pay only for wide layers, and only on an idle machine.",
-)
+@threads_option
 @click.option("--plots/--no-plots", default=True, help="Draw the run's figures.")
 @json_option
 def train(as_json: bool, **options: Any) -> None:
