@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from surrogate import bootstrap as resampling
 from surrogate.errors import DataError, UsageError
 from surrogate.model_file import Model, save
-from surrogate.prediction import Progress, predict_dataset, predict_events
+from surrogate.prediction import (
+    Progress,
+    predict_dataset,
+    predict_events,
+    run_without_gradients,
+)
 from surrogate.protocols import PROTOCOLS, Outputs, run_protocol
 from surrogate.scores import (
     FALSE_POSITIVE_RATES,
@@ -99,7 +104,9 @@ def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any
         exist, for want of spikes or because outputs are not finite, is None.
     """
     names = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
-    logits, voltage = (part[:, burn_in_ms:] for part in predict_events(stack, batch.events))
+    # In one piece: a training step on such a batch takes more memory.
+    logits, voltage, _ = run_without_gradients(stack, batch.events, None)
+    logits, voltage = logits[:, burn_in_ms:], voltage[:, burn_in_ms:]
     if not (np.isfinite(logits).all() and np.isfinite(voltage).all()):
         return dict.fromkeys((*names, "spread"))
     spikes = batch.spikes[:, burn_in_ms:].numpy().astype(np.uint8)

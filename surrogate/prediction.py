@@ -17,7 +17,7 @@ from surrogate.stack import RecurrentStack
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["Progress", "predict_dataset", "predict_events"]
+__all__ = ["Progress", "predict_dataset", "predict_events", "run_without_gradients"]
 
 #: Called with (bins done, bins in all) after each chunk.
 Progress = Callable[[int, int], None]
@@ -60,7 +60,7 @@ def predict_events(
     )
     outputs = []
     for chunk in chunks:
-        logits, voltage, state = _run(stack, chunk, state)
+        logits, voltage, state = run_without_gradients(stack, chunk, state)
         outputs.append((logits, voltage))
     logits, voltage = (np.concatenate(parts, axis=1) for parts in zip(*outputs, strict=True))
     return logits, voltage
@@ -117,16 +117,18 @@ def predict_dataset(
             steps = min(chunk_ms, stop - at)
             bins = slice(at - start, at - start + steps)
             events = dataset.events(trials[rows], np.full(len(trials[rows]), at), steps)
-            logits[rows, bins], voltage[rows, bins], state = _run(stack, events, state)
+            part = run_without_gradients(stack, events, state)
+            logits[rows, bins], voltage[rows, bins], state = part
             done += len(trials[rows]) * steps
             if progress is not None:
                 progress(done, logits.size)
     return logits, voltage
 
 
-def _run(
+def run_without_gradients(
     stack: RecurrentStack, events: SpikeEvents, state: Tensor | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Tensor]:
+    """One call of the stack: logits and voltage (mV) [B, T] as arrays, and the state after."""
     device = next(stack.parameters()).device
     with torch.no_grad():
         logits, voltage, state = stack(events.to(device), state)

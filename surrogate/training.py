@@ -142,7 +142,10 @@ class Trainer:
         )
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
-        self.average = {k: v.detach().clone() for k, v in self.stack.state_dict().items()}
+        # What is judged and kept: the running average of the weights.
+        self._averaged = RecurrentStack.from_spec(self.stack.spec).to(device)
+        self._averaged.load_state_dict(self.stack.state_dict())
+        self.average = self._averaged.state_dict()
         self.optimizer = torch.optim.AdamW(
             self.stack.parameters(),
             lr=recipe.learning_rate,
@@ -179,7 +182,7 @@ class Trainer:
         if state is not None:
             self.stack.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.average = {k: v.to(self.device) for k, v in state["average"].items()}
+            self._averaged.load_state_dict(state["average"])
             self.selection.load_state(state["selection"])
             self.step, self.history = state["step"], state["history"]
             self.failure, self.seconds = state["failure"], state["seconds"]
@@ -309,9 +312,7 @@ class Trainer:
     def _end_epoch(self) -> dict[str, Any]:
         """Judge the weights, keep them if they are the best, and note the epoch."""
         recipe = self.config.recipe
-        judged = RecurrentStack.from_spec(self.stack.spec).to(self.device)
-        judged.load_state_dict(self.average)
-        scores = judge(judged, self.judged, self.judged_burn_in_ms)
+        scores = judge(self._averaged, self.judged, self.judged_burn_in_ms)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {

@@ -266,7 +266,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data
     arguments = [
         "--data", str(toy_data), "--hidden", "6-2", "--threads", "1", "--no-plots",
         "--set", "windows_per_epoch=8", "--set", "batch_size=4", "--set", "window_ms=100",
-        "--set", "burn_in_ms=20", "--epochs", "120",
+        "--set", "burn_in_ms=20", "--set", "patience=0", "--epochs", "120",
     ]  # fmt: skip
     command = [sys.executable, "-m", "surrogate.cli.main", "train"]
     whole = tmp_path / "whole"
