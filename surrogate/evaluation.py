@@ -22,6 +22,7 @@ from surrogate.scores import (
     FALSE_POSITIVE_RATES,
     coincidences,
     ideal_thresholds,
+    logit_gap,
     logit_spread,
     spike_scores,
     voltage_scores,
@@ -100,7 +101,7 @@ def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any
     -------
     dict
         ``roc_auc``, ``average_precision``, ``nll`` (nats per bin), ``voltage_rmse_mv``, and
-        ``spread``, the logit gap of :func:`surrogate.scores.logit_spread`. A score that does not
+        ``spread``, which is :func:`surrogate.scores.logit_gap`. A score that does not
         exist, for want of spikes or because outputs are not finite, is None.
     """
     names = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
@@ -114,7 +115,7 @@ def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any
     scores |= voltage_scores(voltage, batch.voltage[:, burn_in_ms:].numpy())
     spread = None
     if scores["roc_auc"] is not None:
-        spread = logit_spread(logits, spikes)["logit_gap"]
+        spread = logit_gap(logits, spikes)
     return {name: scores[name] for name in names} | {"spread": spread}
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "bin_nll",
     "coincidences",
     "ideal_thresholds",
+    "logit_gap",
     "logit_spread",
     "roc_of",
     "sigmoid",
@@ -139,6 +140,16 @@ def ideal_thresholds(
     }
 
 
+def logit_gap(logits: NDArray[np.floating], spikes: NDArray[np.integer]) -> float:
+    """Logit reached by 0.25 % of the silent bins minus that reached by 5 %."""
+    high, low = np.quantile(
+        logits[spikes == 0].astype(np.float64),
+        [1 - fpr for fpr in SPREAD_FALSE_POSITIVE_RATES],
+        method="inverted_cdf",
+    )
+    return float(high - low)
+
+
 def logit_spread(
     logits: NDArray[np.floating], spikes: NDArray[np.integer], logit_bound: float = math.inf
 ) -> dict[str, float | int]:
@@ -158,22 +169,17 @@ def logit_spread(
         can be, sigmoid(-+``logit_bound``), that is 0 and 1 for an unbounded logit.
         ``distinct_above_threshold`` and ``distinct_probabilities_above_threshold``: distinct
         float32 logits, and float32 sigmoids of them, from the ``rate`` threshold up.
-        ``logit_gap``: logit reached by 0.25 % of the silent bins minus that reached by 5 %.
+        ``logit_gap``: see :func:`logit_gap`.
     """
     raw = logits.astype(np.float32)
     probability = _sigmoid_float32(raw)
     ends = _sigmoid_float32(np.array([-logit_bound, logit_bound], np.float32))
     above = raw >= ideal_thresholds(logits, spikes)["rate"]["logit"]
-    high, low = np.quantile(
-        raw[spikes == 0].astype(np.float64),
-        [1 - fpr for fpr in SPREAD_FALSE_POSITIVE_RATES],
-        method="inverted_cdf",
-    )
     return {
         "saturated_share": float(np.isin(probability, ends).mean()),
         "distinct_above_threshold": len(np.unique(raw[above])),
         "distinct_probabilities_above_threshold": len(np.unique(probability[above])),
-        "logit_gap": float(high - low),
+        "logit_gap": logit_gap(raw, spikes),
     }
 
 
