@@ -135,7 +135,7 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save({"version": CHECKPOINT_VERSION} | state, buffer)
         with atomic_path(self._checkpoint) as aside:
-            aside.write_bytes(buffer.getbuffer())
+            aside.write_bytes(buffer.getvalue())
             if self._checkpoint.exists():
                 os.replace(self._checkpoint, self._previous)
 
