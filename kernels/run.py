@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from surrogate.kernels import cpu
+from surrogate.kernels.cpu.provider import run_stack_cpu
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.reference import run_stack_reference
 from surrogate.kernels.spec import StackSpec
@@ -20,12 +22,14 @@ Provider = Callable[[StackSpec, Mapping[str, Tensor], SpikeEvents, Tensor], tupl
 PROVIDERS: dict[str, Provider] = {
     "reference": run_stack_reference,
     "torch": run_stack_torch,
+    "cpu": run_stack_cpu,
 }
 
 
-def default_provider() -> str:
-    """The provider used when none is named."""
-    return "torch"
+def default_provider(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """The provider used where none is named: the fastest for weights of this device and dtype."""
+    on_cpu = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.float64)
+    return "cpu" if on_cpu and cpu.load() is not None else "torch"
 
 
 def run_stack(
@@ -48,7 +52,7 @@ def run_stack(
     state : Tensor [batch, spec.state_size], optional
         State before the first bin, zeros if not given: layers in order, h then c.
     provider : str, optional
-        A key of :data:`PROVIDERS`.
+        A key of :data:`PROVIDERS`; by default :func:`default_provider` chooses.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def run_stack(
     Raises
     ------
     ValueError
-        If a shape does not fit, a sequence is empty, or the provider is unknown.
+        If a shape does not fit, a sequence is empty, or the provider is unknown or not available.
     """
     first = weights["layers.0.weight_ih_l0"]
     expected = (events.batch, spec.state_size)
@@ -77,7 +81,7 @@ def run_stack(
             f"layers.0.weight_ih_l0 has shape {tuple(first.shape)}, expected "
             f"{spec.parameter_shapes()['layers.0.weight_ih_l0']}"
         )
-    name = provider or default_provider()
+    name = provider or default_provider(first.device, first.dtype)
     if name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
     return PROVIDERS[name](spec, weights, events, state)

@@ -1,0 +1,380 @@
+// The C++ kernels as a Python module. SURROGATE_MODULE is its name, one per instruction-set level.
+//
+// `surrogate.kernels.cpu.provider` and `surrogate.kernels.stepper` are its only callers: they check shapes
+// and types, and pass the addresses of tensors. A step takes arrays through the buffer protocol instead,
+// so that one call costs no more than a fraction of a microsecond.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <memory>
+#include <vector>
+
+#include "isa.h"
+#include "training.h"
+
+#define SURROGATE_JOIN(a, b) a##b
+#define SURROGATE_INIT(name) SURROGATE_JOIN(PyInit_, name)
+#define SURROGATE_QUOTE(name) #name
+#define SURROGATE_TEXT(name) SURROGATE_QUOTE(name)
+
+namespace {
+
+using surrogate::Events;
+using surrogate::Parameters;
+
+// An array's memory, released at the end of the scope or when another takes its place.
+class Array {
+ public:
+  Array() : held_(false) {}
+  ~Array() { release(); }
+  Array(const Array &) = delete;
+  Array &operator=(const Array &) = delete;
+
+  bool take(PyObject *object, Py_ssize_t itemsize, Py_ssize_t count, bool writable,
+            const char *name) {
+    release();
+    if (PyObject_GetBuffer(object, &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
+      return false;
+    held_ = true;
+    if (view_.itemsize == itemsize && (count < 0 || view_.len == count * itemsize)) return true;
+    PyErr_Format(PyExc_ValueError,
+                 "%s has %zd bytes in items of %zd, expected %zd items of %zd bytes", name,
+                 view_.len, view_.itemsize, count, itemsize);
+    return false;
+  }
+  void release() {
+    if (held_) PyBuffer_Release(&view_);
+    held_ = false;
+  }
+  template <class U>
+  U *as() const { return static_cast<U *>(view_.buf); }
+  Py_ssize_t bytes() const { return view_.len; }
+
+ private:
+  Py_buffer view_;
+  bool held_;
+};
+
+bool events_fit(const int16_t *channel, const int32_t *row_ptr, Py_ssize_t rows, Py_ssize_t events,
+                int input_size) {
+  bool rising = row_ptr[0] >= 0 && row_ptr[rows] <= events;
+  for (Py_ssize_t r = 0; r < rows; ++r) rising &= row_ptr[r] <= row_ptr[r + 1];
+  if (!rising) {
+    PyErr_Format(PyExc_ValueError, "row_ptr must rise from 0 to at most %zd, the number of events",
+                 events);
+    return false;
+  }
+  bool inside = true;
+  for (int32_t e = row_ptr[0]; e < row_ptr[rows]; ++e)
+    inside &= channel[e] >= 0 && channel[e] < input_size;
+  if (!inside)
+    PyErr_Format(PyExc_ValueError, "a channel is outside 0..%d", input_size - 1);
+  return inside;
+}
+
+struct Span {
+  int batch, steps;
+  Events events;
+};
+
+// What a Python object does, in float32 or float64.
+class Machine {
+ public:
+  virtual ~Machine() {}
+  virtual bool set_weights(const std::vector<void *> &parameters, int model) = 0;
+  virtual void step(int neurons, Events events, void *state, void *outputs) = 0;
+  virtual void step_counts(int neurons, int32_t *counts, void *state, void *outputs,
+                           int64_t *lost) = 0;
+  virtual void forward(Span span, const void *state, void *outputs, void *final_state,
+                       bool keep) = 0;
+  virtual bool backward(Events events, const std::vector<void *> &parameters,
+                        const void *grad_outputs, const void *grad_final,
+                        const std::vector<void *> &gradients, void *grad_state) = 0;
+  virtual int input_size() const = 0;
+  virtual int state_size() const = 0;
+};
+
+template <class T>
+class MachineOf : public Machine {
+ public:
+  MachineOf(int arch, bool linear, int inputs, const std::vector<int> &hidden, int models)
+      : stack_(arch, linear, inputs, int(hidden.size()), hidden.data(), models) {}
+
+  bool set_weights(const std::vector<void *> &parameters, int model) {
+    std::vector<Parameters<T> > by_layer;
+    if (!sort(parameters, by_layer)) return false;
+    stack_.set_weights(by_layer, model);
+    return true;
+  }
+  void step(int neurons, Events events, void *state, void *outputs) {
+    stack_.step_events(neurons, events.channel, events.row_ptr, static_cast<T *>(state),
+                       static_cast<T *>(outputs));
+  }
+  void step_counts(int neurons, int32_t *counts, void *state, void *outputs, int64_t *lost) {
+    stack_.step_counts(neurons, counts, static_cast<T *>(state), static_cast<T *>(outputs), lost);
+  }
+  void forward(Span span, const void *state, void *outputs, void *final_state, bool keep) {
+    if (!training_) training_.reset(new surrogate::Training<T>(stack_));
+    training_->forward(span.batch, span.steps, span.events, static_cast<const T *>(state),
+                       static_cast<T *>(outputs), static_cast<T *>(final_state), keep);
+  }
+  bool backward(Events events, const std::vector<void *> &parameters, const void *grad_outputs,
+                const void *grad_final, const std::vector<void *> &gradients, void *grad_state) {
+    std::vector<Parameters<T> > weights, to;
+    if (!sort(parameters, weights) || !sort(gradients, to) || !training_) return false;
+    training_->backward(events, weights, static_cast<const T *>(grad_outputs),
+                        static_cast<const T *>(grad_final), to, static_cast<T *>(grad_state));
+    return true;
+  }
+  int input_size() const { return stack_.input_size(); }
+  int state_size() const { return stack_.state_size(); }
+
+ private:
+  // Addresses in canonical order, by layer.
+  bool sort(const std::vector<void *> &all, std::vector<Parameters<T> > &by_layer) const {
+    size_t next = 0;
+    for (const surrogate::Layer<T> &layer : stack_.layers()) {
+      const bool linear = layer.kind == surrogate::kLinear;
+      if (all.size() < next + (linear ? 2 : 4)) return false;
+      T *part[4];
+      for (int i = 0; i < (linear ? 2 : 4); ++i) part[i] = static_cast<T *>(all[next++]);
+      const Parameters<T> own = {part[0], linear ? nullptr : part[1], linear ? part[1] : part[2],
+                                 linear ? nullptr : part[3]};
+      by_layer.push_back(own);
+    }
+    return next == all.size();
+  }
+
+  surrogate::Stack<T> stack_;
+  std::unique_ptr<surrogate::Training<T> > training_;
+};
+
+struct StackObject {
+  PyObject_HEAD
+  Machine *machine;
+  Array *state, *outputs;
+  int neurons;
+  Py_ssize_t itemsize;
+};
+
+// Small numbers of neurons take less time than giving the interpreter's lock away and back.
+constexpr int kReleaseFrom = 8;
+
+class Unlocked {
+ public:
+  explicit Unlocked(bool release) : state_(release ? PyEval_SaveThread() : nullptr) {}
+  ~Unlocked() {
+    if (state_) PyEval_RestoreThread(state_);
+  }
+  Unlocked(const Unlocked &) = delete;
+  Unlocked &operator=(const Unlocked &) = delete;
+
+ private:
+  PyThreadState *state_;
+};
+
+StackObject *own(PyObject *self) { return reinterpret_cast<StackObject *>(self); }
+
+void *address(Py_ssize_t number) { return reinterpret_cast<void *>(number); }
+
+bool addresses(PyObject *tuple, std::vector<void *> &to) {
+  const Py_ssize_t size = PyTuple_Size(tuple);
+  for (Py_ssize_t i = 0; i < size; ++i) to.push_back(PyLong_AsVoidPtr(PyTuple_GetItem(tuple, i)));
+  return !PyErr_Occurred();
+}
+
+PyObject *make(PyTypeObject *type, PyObject *args, PyObject *) {
+  int arch, linear, inputs, wide, models;
+  PyObject *sizes;
+  if (!PyArg_ParseTuple(args, "ipiO!pi", &arch, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
+                        &models))
+    return nullptr;
+  std::vector<int> hidden;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(sizes); ++i)
+    hidden.push_back(int(PyLong_AsLong(PyTuple_GetItem(sizes, i))));
+  if (PyErr_Occurred()) return nullptr;
+  allocfunc allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
+  PyObject *self = allocate(type, 0);
+  if (!self) return nullptr;
+  try {
+    own(self)->machine =
+        wide ? static_cast<Machine *>(
+                   new MachineOf<double>(arch, linear, inputs, hidden, models))
+             : new MachineOf<float>(arch, linear, inputs, hidden, models);
+    own(self)->state = new Array;
+    own(self)->outputs = new Array;
+  } catch (const std::bad_alloc &) {
+    Py_DECREF(self);
+    return PyErr_NoMemory();
+  }
+  own(self)->itemsize = wide ? 8 : 4;
+  return self;
+}
+
+void destroy(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  delete own(self)->machine;
+  delete own(self)->state;
+  delete own(self)->outputs;
+  reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+
+PyObject *set_weights(PyObject *self, PyObject *args) {
+  PyObject *tuple;
+  int model;
+  if (!PyArg_ParseTuple(args, "O!i", &PyTuple_Type, &tuple, &model)) return nullptr;
+  std::vector<void *> parameters;
+  if (!addresses(tuple, parameters)) return nullptr;
+  if (!own(self)->machine->set_weights(parameters, model)) {
+    PyErr_SetString(PyExc_ValueError, "the number of parameters does not fit the stack");
+    return nullptr;
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject *bind(PyObject *self, PyObject *args) {
+  StackObject *stack = own(self);
+  PyObject *state, *outputs;
+  int neurons;
+  if (!PyArg_ParseTuple(args, "iOO", &neurons, &state, &outputs)) return nullptr;
+  stack->neurons = 0;
+  const Py_ssize_t states = Py_ssize_t(neurons) * stack->machine->state_size();
+  if (!stack->state->take(state, stack->itemsize, states, true, "state") ||
+      !stack->outputs->take(outputs, stack->itemsize, Py_ssize_t(neurons) * 2, true, "outputs"))
+    return nullptr;
+  stack->neurons = neurons;
+  Py_RETURN_NONE;
+}
+
+PyObject *step(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+  StackObject *stack = own(self);
+  if (count != 2) return PyErr_Format(PyExc_TypeError, "step takes channel and row_ptr");
+  Array channel, row_ptr;
+  if (!channel.take(args[0], 2, -1, false, "channel") ||
+      !row_ptr.take(args[1], 4, Py_ssize_t(stack->neurons) + 1, false, "row_ptr"))
+    return nullptr;
+  const Events events = {channel.as<int16_t>(), row_ptr.as<int32_t>()};
+  if (!events_fit(events.channel, events.row_ptr, stack->neurons, channel.bytes() / 2,
+                  stack->machine->input_size()))
+    return nullptr;
+  {
+    const Unlocked unlocked(stack->neurons >= kReleaseFrom);
+    stack->machine->step(stack->neurons, events, stack->state->as<void>(),
+                         stack->outputs->as<void>());
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject *step_counts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+  StackObject *stack = own(self);
+  if (count != 2) return PyErr_Format(PyExc_TypeError, "step_counts takes counts and lost");
+  Array counts, lost;
+  const Py_ssize_t inputs = stack->machine->input_size();
+  if (!counts.take(args[0], 4, stack->neurons * inputs, true, "counts") ||
+      !lost.take(args[1], 8, stack->neurons, true, "lost"))
+    return nullptr;
+  {
+    const Unlocked unlocked(stack->neurons >= kReleaseFrom);
+    stack->machine->step_counts(stack->neurons, counts.as<int32_t>(), stack->state->as<void>(),
+                                stack->outputs->as<void>(), lost.as<int64_t>());
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject *forward(PyObject *self, PyObject *args) {
+  Span span;
+  Py_ssize_t events, channel, row_ptr, state, outputs, final_state;
+  int keep;
+  if (!PyArg_ParseTuple(args, "iinnnnnnp", &span.batch, &span.steps, &events, &channel, &row_ptr,
+                        &state, &outputs, &final_state, &keep))
+    return nullptr;
+  span.events.channel = static_cast<const int16_t *>(address(channel));
+  span.events.row_ptr = static_cast<const int32_t *>(address(row_ptr));
+  if (!events_fit(span.events.channel, span.events.row_ptr, Py_ssize_t(span.batch) * span.steps,
+                  events, own(self)->machine->input_size()))
+    return nullptr;
+  try {
+    const Unlocked unlocked(true);
+    own(self)->machine->forward(span, address(state), address(outputs), address(final_state),
+                                keep);
+  } catch (const std::bad_alloc &) {
+    return PyErr_NoMemory();
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject *backward(PyObject *self, PyObject *args) {
+  Py_ssize_t channel, row_ptr, grad_outputs, grad_final, grad_state;
+  PyObject *weights, *gradients;
+  if (!PyArg_ParseTuple(args, "nnO!nnO!n", &channel, &row_ptr, &PyTuple_Type, &weights,
+                        &grad_outputs, &grad_final, &PyTuple_Type, &gradients, &grad_state))
+    return nullptr;
+  const Events events = {static_cast<const int16_t *>(address(channel)),
+                         static_cast<const int32_t *>(address(row_ptr))};
+  std::vector<void *> from, to;
+  if (!addresses(weights, from) || !addresses(gradients, to)) return nullptr;
+  bool done;
+  try {
+    const Unlocked unlocked(true);
+    done = own(self)->machine->backward(events, from, address(grad_outputs), address(grad_final),
+                                        to, address(grad_state));
+  } catch (const std::bad_alloc &) {
+    return PyErr_NoMemory();
+  }
+  if (!done) return PyErr_Format(PyExc_ValueError, "backward needs a kept forward pass before it");
+  Py_RETURN_NONE;
+}
+
+PyMethodDef stack_methods[] = {
+    {"set_weights", set_weights, METH_VARARGS,
+     "set_weights(addresses of canonical parameters, model)"},
+    {"bind", bind, METH_VARARGS, "bind(neurons, state, outputs): the arrays that steps work in"},
+    {"step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(step)), METH_FASTCALL,
+     "step(channel, row_ptr)"},
+    {"step_counts", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(step_counts)),
+     METH_FASTCALL, "step_counts(counts, lost)"},
+    {"forward", forward, METH_VARARGS,
+     "forward(batch, steps, events, channel, row_ptr, state, outputs, final_state, keep)"},
+    {"backward", backward, METH_VARARGS,
+     "backward(channel, row_ptr, weights, grad_outputs, grad_final, gradients, grad_state)"},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyType_Slot stack_slots[] = {
+    {Py_tp_new, reinterpret_cast<void *>(make)},
+    {Py_tp_dealloc, reinterpret_cast<void *>(destroy)},
+    {Py_tp_methods, stack_methods},
+    {0, nullptr},
+};
+
+PyType_Spec stack_spec = {
+    "surrogate.kernels.cpu.Stack", sizeof(StackObject), 0,
+    Py_TPFLAGS_DEFAULT, stack_slots,
+};
+
+PyObject *isa(PyObject *, PyObject *) { return PyUnicode_FromString(surrogate::best_level()); }
+
+PyMethodDef methods[] = {
+    {"isa", isa, METH_NOARGS, "The highest instruction-set level that this CPU runs."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, SURROGATE_TEXT(SURROGATE_MODULE), nullptr, -1, methods,
+    nullptr, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+
+PyMODINIT_FUNC SURROGATE_INIT(SURROGATE_MODULE)(void) {
+  PyObject *self = PyModule_Create(&module);
+  PyObject *type = self ? PyType_FromSpec(&stack_spec) : nullptr;
+  if (!type || PyModule_AddObjectRef(self, "Stack", type) < 0) {
+    Py_XDECREF(type);
+    Py_XDECREF(self);
+    return nullptr;
+  }
+  Py_DECREF(type);
+  return self;
+}

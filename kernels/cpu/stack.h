@@ -1,0 +1,267 @@
+// A stack of recurrent layers for spike events: packed weights, and one step for many neurons.
+//
+// What it computes is defined by kernels/reference.py. The same header is compiled into the Python
+// extension and into programs that Brian2 generates.
+#ifndef SURROGATE_STACK_H
+#define SURROGATE_STACK_H
+
+#include <vector>
+
+#include "cells.h"
+#include "layer.h"
+#include "memory.h"
+#include "product.h"
+
+namespace surrogate {
+
+// One layer's packed weights inside a model's.
+template <class T>
+struct Packed {
+  const T *input, *hidden, *bias;
+};
+
+template <class T>
+class Stack {
+ public:
+  // arch: 0 rnn, 1 gru, 2 lstm. hidden_sizes has `layers` entries; with a linear head the last is the
+  // head's. With models > 1 there are so many sets of weights, one for each neuron.
+  Stack(int arch, bool linear_head, int input_size, int layers, const int *hidden_sizes,
+        int models = 1)
+      : models_(models), state_size_(0), parameter_count_(0), model_size_(0), widest_(0) {
+    int inputs = input_size;
+    for (int l = 0; l < layers; ++l) {
+      const bool linear = linear_head && l == layers - 1;
+      layers_.push_back(Layer<T>(linear ? kLinear : Kind(arch), inputs, hidden_sizes[l]));
+      const Layer<T> &layer = layers_.back();
+      starts_.push_back(model_size_);
+      model_size_ += aligned(layer.input_size()) + aligned(layer.hidden_size()) +
+                     aligned(layer.bias_size());
+      const long rows = long(layer.gates) * layer.units;
+      parameter_count_ += rows * (layer.inputs + 1);
+      if (!linear) {
+        parameter_count_ += rows * (layer.units + 1);
+        state_size_ += layer.units * (arch == kLstm ? 2 : 1);
+      }
+      if (layer.padded > widest_) widest_ = layer.padded;
+      inputs = hidden_sizes[l];
+    }
+    weights_.zeros(model_size_ * models);
+  }
+
+  int state_size() const { return state_size_; }
+  long parameter_count() const { return parameter_count_; }
+  int input_size() const { return layers_[0].inputs; }
+  const std::vector<Layer<T> > &layers() const { return layers_; }
+
+  // Splits canonical parameters, concatenated in order, into layers.
+  template <class U>
+  std::vector<Parameters<U> > split(U *parameters) const {
+    std::vector<Parameters<U> > split;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const Layer<T> &layer = layers_[l];
+      const size_t rows = size_t(layer.gates) * layer.units;
+      const bool linear = layer.kind == kLinear;
+      Parameters<U> part = {parameters, 0, 0, 0};
+      parameters += rows * layer.inputs;
+      if (!linear) {
+        part.weight_hh = parameters;
+        parameters += rows * layer.units;
+      }
+      part.bias_ih = parameters;
+      parameters += rows;
+      if (!linear) {
+        part.bias_hh = parameters;
+        parameters += rows;
+      }
+      split.push_back(part);
+    }
+    return split;
+  }
+
+  // Canonical parameters of one model: per layer weight_ih, weight_hh, bias_ih, bias_hh, each row-major;
+  // a linear head's weight and bias.
+  void set_weights(const T *parameters, int model = 0) {
+    set_weights(split(const_cast<T *>(parameters)), model);
+  }
+
+  void set_weights(const std::vector<Parameters<T> > &parameters, int model = 0) {
+    T *base = weights_.data() + model_size_ * model;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const Layer<T> &layer = layers_[l];
+      const Parameters<T> &own = parameters[l];
+      T *input = base + starts_[l];
+      T *hidden = input + aligned(layer.input_size());
+      T *bias = hidden + aligned(layer.hidden_size());
+      const Transfer<T, false> weight_ih = {input, own.weight_ih, layer.inputs,
+                                            layer.input_width()};
+      layer.each_column(true, weight_ih);
+      std::memset(bias, 0, layer.bias_size() * sizeof(T));
+      const TransferBias<T, false> bias_ih = {bias, own.bias_ih, layer.width,
+                                              layer.input.from * Layer<T>::lanes};
+      layer.each_column(true, bias_ih);
+      if (layer.kind == kLinear) continue;
+      const Transfer<T, false> weight_hh = {hidden, own.weight_hh, layer.units,
+                                            layer.hidden_width()};
+      layer.each_column(false, weight_hh);
+      const TransferBias<T, false> bias_hh = {bias, own.bias_hh, layer.width,
+                                              layer.hidden.from * Layer<T>::lanes};
+      layer.each_column(false, bias_hh);
+    }
+  }
+
+  Packed<T> packed(size_t l, int model = 0) const {
+    const T *input = weights_.data() + model_size_ * model + starts_[l];
+    const T *hidden = input + aligned(layers_[l].input_size());
+    const Packed<T> own = {input, hidden, hidden + aligned(layers_[l].hidden_size())};
+    return own;
+  }
+
+  // Working memory of the steps; each thread that steps at the same time needs its own.
+  class Scratch {
+   public:
+    Buffer<T> gates, hidden, memory;
+    Buffer<int16_t> channel;
+    Buffer<int32_t> row_ptr;
+  };
+
+  // Advances neurons `first` to `last - 1`. Neuron n's active channels, ascending and unique, are
+  // channel[row_ptr[n]] to channel[row_ptr[n + 1] - 1]. state is [neurons][state_size()], layers in
+  // order, h then c; outputs is [neurons][2].
+  void step_events(int first, int last, const int16_t *channel, const int32_t *row_ptr, T *state,
+                   T *outputs, Scratch &scratch) const {
+    const int most = models_ > 1 ? 1 : kBlock;
+    scratch.gates.reserve(size_t(kBlock) * 4 * kVectorBytes);
+    scratch.hidden.reserve(size_t(kBlock) * widest_ * 3);
+    scratch.memory.reserve(size_t(kBlock) * widest_);
+    for (int n = first; n < last; n += most) {
+      const int rows = last - n < most ? last - n : most;
+      step_block(models_ > 1 ? n : 0, rows, channel, row_ptr + n, state + size_t(n) * state_size_,
+                 outputs + size_t(n) * 2, scratch);
+    }
+  }
+
+  // The same for spike counts [neurons][input_size()], which are set to zero. A channel with one
+  // spike or more is active; lost[n] grows by the spikes beyond the first of each channel.
+  void step_counts(int first, int last, int32_t *counts, T *state, T *outputs, int64_t *lost,
+                   Scratch &scratch) const {
+    const int inputs = input_size();
+    scratch.channel.reserve(size_t(kBlock) * inputs);
+    scratch.row_ptr.reserve(kBlock + 1);
+    for (int n = first; n < last; n += kBlock) {
+      const int end = last - n < kBlock ? last : n + kBlock;
+      int32_t *row_ptr = scratch.row_ptr.data();
+      row_ptr[0] = 0;
+      for (int i = n; i < end; ++i)
+        row_ptr[i - n + 1] =
+            row_ptr[i - n] + take_events(counts + size_t(i) * inputs, inputs,
+                                         scratch.channel.data() + row_ptr[i - n], lost + i);
+      step_events(n, end, scratch.channel.data(), row_ptr - n, state, outputs, scratch);
+    }
+  }
+
+  void step_events(int neurons, const int16_t *channel, const int32_t *row_ptr, T *state,
+                   T *outputs) const {
+    step_events(0, neurons, channel, row_ptr, state, outputs, scratch_);
+  }
+  void step_counts(int neurons, int32_t *counts, T *state, T *outputs, int64_t *lost) const {
+    step_counts(0, neurons, counts, state, outputs, lost, scratch_);
+  }
+
+ private:
+  // Neurons that share one sweep through the weights.
+  static constexpr int kBlock = 48;
+
+  static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
+
+  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats.
+  static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost) {
+    constexpr int kGroup = 16;
+    int32_t found = 0;
+    for (int from = 0; from < inputs; from += kGroup) {
+      const int end = from + kGroup < inputs ? from + kGroup : inputs;
+      int32_t any = 0;
+      for (int i = from; i < end; ++i) any |= counts[i];
+      if (any == 0) continue;
+      for (int i = from; i < end; ++i) {
+        if (counts[i] > 0) {
+          channel[found++] = int16_t(i);
+          *lost += counts[i] - 1;
+        }
+        counts[i] = 0;
+      }
+    }
+    return found;
+  }
+
+  void step_block(int model, int rows, const int16_t *channel, const int32_t *row_ptr, T *state,
+                  T *outputs, Scratch &scratch) const {
+    T *gates = scratch.gates.data(), *memory = scratch.memory.data();
+    T *before = scratch.hidden.data();
+    T *below = before + size_t(kBlock) * widest_, *after = below + size_t(kBlock) * widest_;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const Layer<T> &layer = layers_[l];
+      const Packed<T> weights = packed(l, model);
+      const bool recurrent = layer.kind != kLinear;
+      const size_t state_bytes = size_t(layer.units) * sizeof(T);
+      for (int r = 0; recurrent && r < rows; ++r) {
+        const T *own = state + size_t(r) * state_size_;
+        load_row(before + size_t(r) * layer.padded, own, layer);
+        if (layer.kind == kLstm)
+          load_row(memory + size_t(r) * layer.padded, own + layer.units, layer);
+      }
+      for (int p = 0; p < layer.panels; ++p) {
+        const T *input = weights.input + size_t(p) * layer.inputs * layer.input_width();
+        const T *bias = weights.bias + size_t(p) * layer.width;
+        for (int r = 0; r < rows; ++r) {
+          if (l == 0)
+            sum_events(layer, channel + row_ptr[r], row_ptr[r + 1] - row_ptr[r], input, bias,
+                       gates + r * layer.width);
+          else
+            std::memcpy(gates + r * layer.width, bias, layer.width * sizeof(T));
+        }
+        if (l > 0)
+          multiply(layer.input.vectors, rows, layer.inputs, below, layers_[l - 1].padded, input,
+                   gates, layer.width);
+        if (recurrent)
+          multiply(layer.hidden.vectors, rows, layer.units, before, layer.padded,
+                   weights.hidden + size_t(p) * layer.units * layer.hidden_width(),
+                   gates + layer.hidden.from * Layer<T>::lanes, layer.width);
+        const size_t at = size_t(p) * layer.panel_units;
+        const CellRows<T> cells = {gates,      layer.width, before + at, memory + at,
+                                   after + at, memory + at, layer.padded};
+        activate(layer, rows, cells);
+      }
+      for (int r = 0; recurrent && r < rows; ++r) {
+        T *own = state + size_t(r) * state_size_;
+        std::memcpy(own, after + size_t(r) * layer.padded, state_bytes);
+        if (layer.kind == kLstm)
+          std::memcpy(own + layer.units, memory + size_t(r) * layer.padded, state_bytes);
+      }
+      if (recurrent) state += layer.units * (layer.kind == kLstm ? 2 : 1);
+      T *free = below;
+      below = after;
+      after = free;
+    }
+    for (int r = 0; r < rows; ++r)
+      std::memcpy(outputs + size_t(r) * 2, below + size_t(r) * layers_.back().padded,
+                  2 * sizeof(T));
+  }
+
+  static void load_row(T *to, const T *from, const Layer<T> &layer) {
+    std::memcpy(to, from, size_t(layer.units) * sizeof(T));
+    for (int u = layer.units; u < layer.padded; ++u) to[u] = 0;
+  }
+
+  int models_, state_size_;
+  long parameter_count_;
+  size_t model_size_;
+  int widest_;
+  std::vector<Layer<T> > layers_;
+  std::vector<size_t> starts_;
+  Buffer<T> weights_;
+  mutable Scratch scratch_;
+};
+
+}  // namespace surrogate
+
+#endif
