@@ -71,7 +71,7 @@ def _choice() -> _Choice:
         chosen = forced or usable[0]
         return _Choice(importlib.import_module(_module_name(chosen)), chosen, None)
     except ImportError as error:  # built for another machine or against other libraries
-        return _Choice(None, None, f"cannot be imported ({' '.join(str(error).split())})")
+        return _Choice(None, None, f"not importable ({' '.join(str(error).split())})")
 
 
 def _module_name(level: str) -> str:

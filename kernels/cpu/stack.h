@@ -202,7 +202,6 @@ class Stack {
       const Layer<T> &layer = layers_[l];
       const Packed<T> weights = packed(l, model);
       const bool recurrent = layer.kind != kLinear;
-      const size_t state_bytes = size_t(layer.units) * sizeof(T);
       for (int r = 0; recurrent && r < rows; ++r) {
         const T *own = state + size_t(r) * state_size_;
         load_row(before + size_t(r) * layer.padded, own, layer);
@@ -217,7 +216,7 @@ class Stack {
             sum_events(layer, channel + row_ptr[r], row_ptr[r + 1] - row_ptr[r], input, bias,
                        gates + r * layer.width);
           else
-            std::memcpy(gates + r * layer.width, bias, layer.width * sizeof(T));
+            copy(gates + r * layer.width, bias, layer.width);
         }
         if (l > 0)
           multiply(layer.input.vectors, rows, layer.inputs, below, layers_[l - 1].padded, input,
@@ -233,9 +232,9 @@ class Stack {
       }
       for (int r = 0; recurrent && r < rows; ++r) {
         T *own = state + size_t(r) * state_size_;
-        std::memcpy(own, after + size_t(r) * layer.padded, state_bytes);
+        copy(own, after + size_t(r) * layer.padded, layer.units);
         if (layer.kind == kLstm)
-          std::memcpy(own + layer.units, memory + size_t(r) * layer.padded, state_bytes);
+          copy(own + layer.units, memory + size_t(r) * layer.padded, layer.units);
       }
       if (recurrent) state += layer.units * (layer.kind == kLstm ? 2 : 1);
       T *free = below;
@@ -247,8 +246,15 @@ class Stack {
                   2 * sizeof(T));
   }
 
-  static void load_row(T *to, const T *from, const Layer<T> &layer) {
-    std::memcpy(to, from, size_t(layer.units) * sizeof(T));
+  // Whole vectors, which later loads can take over before they reach the cache; memcpy's pieces not.
+  static SURROGATE_INLINE void copy(T *to, const T *from, int size) {
+    int i = 0;
+    for (; i + Layer<T>::lanes <= size; i += Layer<T>::lanes)
+      Vector<T>::store(to + i, Vector<T>::load(from + i));
+    for (; i < size; ++i) to[i] = from[i];
+  }
+  static SURROGATE_INLINE void load_row(T *to, const T *from, const Layer<T> &layer) {
+    copy(to, from, layer.units);
     for (int u = layer.units; u < layer.padded; ++u) to[u] = 0;
   }
 

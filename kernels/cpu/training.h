@@ -275,6 +275,7 @@ class Training {
                                         own_[l]->above.data() + hidden_step(l) * (t - from) + at,
                                         own_[l]->carry.data() + at,
                                         own_[l]->memory_carry.data() + at,
+                                        own_[l]->grad_bias.data() + size_t(p) * own.width,
                                         own.padded};
         deactivate(own, batch_, cells);
       }
@@ -315,7 +316,6 @@ class Training {
   void add_weight_gradients(size_t l, Events events, int from, int to) {
     const Layer<T> &own = layer(l);
     if (l == 0) spread(events, from, to);
-    add_bias_gradient(l, to - from);
     const int group = kRows / batch_ > 1 ? kRows / batch_ : 1;
     for (int t = from; t < to; t += group) {
       const int steps = to - t < group ? to - t : group;
@@ -356,21 +356,6 @@ class Training {
     }
   }
 
-  void add_bias_gradient(size_t l, int steps) {
-    typedef Vector<T> F;
-    const Layer<T> &own = layer(l);
-    for (int p = 0; p < own.panels; ++p)
-      for (int t = 0; t < steps; ++t) {
-        const T *rows = grad_gates_.data() + gates_step(l) * t + size_t(p) * batch_ * own.width;
-        for (int v = 0; v < own.width; v += lanes) {
-          T *bias = own_[l]->grad_bias.data() + size_t(p) * own.width + v;
-          typename F::type sum = F::load(bias);
-          for (int b = 0; b < batch_; ++b) sum += F::load(rows + size_t(b) * own.width + v);
-          F::store(bias, sum);
-        }
-      }
-  }
-
   void unpack_gradients(const std::vector<Parameters<T> > &gradients) {
     for (size_t l = 0; l < own_.size(); ++l) {
       const Layer<T> &at = layer(l);
@@ -407,7 +392,7 @@ class Training {
   }
 
   // A chunk's gates stay in the outer caches; a group of rows of a weight gradient in the inner ones.
-  static constexpr size_t kChunkBytes = size_t(4) << 20;
+  static constexpr size_t kChunkBytes = size_t(8) << 20;
   static constexpr int kRows = 192;
 
   const Stack<T> &stack_;

@@ -1,0 +1,47 @@
+"""A barrier among programs of one launch, bounded: it fails with a flag, never hangs."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["COUNTER_STRIDE", "MAX_POLLS", "group_barrier"]
+
+#: int32 counters of different groups lie a cache line apart.
+COUNTER_STRIDE = 32
+
+#: Polls before a program gives up. One takes about a microsecond, so this is about a second, a
+#: thousand times what the slowest step needs.
+MAX_POLLS = 1 << 20
+
+
+@triton.jit
+def group_barrier(arrived_ptr, failed_ptr, MEMBERS: tl.constexpr, POLLS: tl.constexpr):
+    """Wait until all ``MEMBERS`` programs of a group have arrived.
+
+    What any of them wrote to global memory before is visible to all of them afterwards. All must
+    run at once: launch cooperatively, at most one program per multiprocessor.
+
+    Parameters
+    ----------
+    arrived_ptr : pointer to int32
+        The group's counter. Never reset: it counts on from launch to launch, and wraps around.
+    failed_ptr : pointer to int32
+        Becomes 1 when a member did not arrive within ``POLLS`` polls. While it is 1 nobody waits,
+        so a launch with a missing program ends after one waiting time.
+    MEMBERS : power of two, so that the wrap-around keeps the groups of arrivals apart
+    POLLS : int
+    """
+    # An atomic on a scalar is one thread's: the others' writes must lie before it.
+    tl.debug_barrier()
+    failed = tl.atomic_or(failed_ptr, 0, sem="relaxed")
+    ticket = tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
+    complete = (ticket & -MEMBERS) + MEMBERS
+    missing = complete - ticket - 1
+    polls = failed * POLLS
+    while (missing > 0) & (polls < POLLS):
+        missing = complete - tl.atomic_add(arrived_ptr, 0, sem="acquire")
+        polls += 1
+    if missing > 0:
+        tl.atomic_or(failed_ptr, 1, sem="relaxed")
+    tl.debug_barrier()

@@ -1,0 +1,191 @@
+"""What the kernels take of a GPU, told without one: registers, spills and shared memory.
+
+``python -m surrogate.kernels.triton.compile_report`` compiles every kernel for the 18
+configurations and two generations of GPUs, with the assembler that Triton brings along, and prints
+a table. ``--json FILE`` writes the record that a test compares later versions with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.triton.compile_cases import kernels_to_compile
+from surrogate.kernels.triton.configurations import configurations, name_of
+from surrogate.kernels.triton.plan import plan_step
+from surrogate.kernels.triton.step import PackedLayout, step_options
+from surrogate.kernels.triton.step_kernels import step_kernel
+
+__all__ = ["SHARED_LIMIT", "Case", "Resources", "cases_of", "compile_case", "report", "step_cases"]
+
+#: Shared memory that one program may use, bytes, by compute capability: 163 KB and 227 KB (CUDA
+#: C++ Programming Guide, "Technical Specifications per Compute Capability").
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+
+#: The batch, and the numbers of neurons, that the committed record is about.
+BATCH, NEURONS = 32, (1, 1000, 1 << 20)
+
+_POINTERS = {
+    "channel": "*i16",
+    "begin": "*i32",
+    "end": "*i32",
+    "arrived": "*i32",
+    "failed": "*i32",
+}
+
+
+class Case(NamedTuple):
+    """A kernel with everything that its compilation depends on."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one program takes.
+
+    Attributes
+    ----------
+    registers : int
+        Per thread; at most 255 of the 65,536 of a multiprocessor.
+    spill_bytes : int
+        Registers stored to memory for lack of room, bytes per thread.
+    shared_bytes : int
+        Shared memory.
+    warps : int
+        Of 32 threads.
+    """
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    warps: int
+
+
+def step_cases(spec: StackSpec, neurons: int, processors: int = 132) -> list[Case]:
+    """The kernel that one step of ``neurons`` neurons launches, in float32."""
+    plan = plan_step(spec, neurons, processors=processors)
+    options = step_options(spec, plan, PackedLayout.of(spec, plan), own_weights=False)
+    constants = {name: value for name, value in options.items() if name in step_kernel.arg_names}
+    signature = {
+        name: "constexpr"
+        if name in constants
+        else "i32"
+        if name == "neurons"
+        else _POINTERS.get(name, "*fp32")
+        for name in step_kernel.arg_names
+    }
+    launch = {name: value for name, value in options.items() if name not in constants}
+    return [Case(f"step {neurons}", step_kernel, signature, constants, launch)]
+
+
+def cases_of(spec: StackSpec) -> list[Case]:
+    """Every kernel of the committed record for one configuration."""
+    training = [
+        Case(name, kernel, signature, constants, {"num_warps": warps})
+        for name, kernel, signature, constants, warps in kernels_to_compile(spec, BATCH)
+    ]
+    return training + [case for count in NEURONS for case in step_cases(spec, count)]
+
+
+def compile_case(case: Case, capability: int) -> Resources:
+    """Compile for ``capability`` (80: A100, 90: H100 and H200) and read what the assembler says.
+
+    Raises
+    ------
+    RuntimeError
+        If kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), which compiles nothing.
+    """
+    if not isinstance(case.kernel, triton.runtime.JITFunction):
+        raise RuntimeError("TRITON_INTERPRET is set: unset it, the interpreter compiles nothing")
+    names = case.kernel.arg_names
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in case.signature.items()
+        if kind.startswith("*") and name != "end"  # row_ptr[1:] is not aligned
+    }
+    source = ASTSource(case.kernel, case.signature, case.constants, aligned)
+    log = io.StringIO()
+    with _fresh_compiler(), contextlib.redirect_stdout(log):
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", capability, 32), options=case.options
+        )
+    return Resources(
+        registers=_number(r"Used (\d+) registers", log.getvalue()),
+        spill_bytes=_number(r"(\d+) bytes spill stores", log.getvalue()),
+        shared_bytes=compiled.metadata.shared,
+        warps=compiled.metadata.num_warps,
+    )
+
+
+@contextlib.contextmanager
+def _fresh_compiler() -> Iterator[None]:
+    """Triton with the assembler's log on standard output, and without results of earlier runs."""
+    knobs = triton.knobs
+    with tempfile.TemporaryDirectory() as folder, knobs.nvidia.scope(), knobs.cache.scope():
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.cache.dir = folder
+        yield
+
+
+def _number(pattern: str, log: str) -> int:
+    found = re.search(pattern, log)
+    if found is None:
+        raise RuntimeError(f"the assembler's log does not say {pattern!r}:\n{log}")
+    return int(found[1])
+
+
+def report(
+    specs: list[StackSpec] | None = None, capabilities: tuple[int, ...] = (80, 90)
+) -> Iterator[dict[str, Any]]:
+    """A row per configuration, kernel and capability, as it is compiled."""
+    for spec in configurations() if specs is None else specs:
+        for case in cases_of(spec):
+            for capability in capabilities:
+                found = compile_case(case, capability)
+                yield {
+                    "config": name_of(spec),
+                    "kernel": case.name,
+                    "capability": capability,
+                    **asdict(found),
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    head = ("configuration", "kernel", "sm", "registers", "spills", "shared", "warps")
+    print("{:28} {:14} {:>3} {:>9} {:>7} {:>8} {:>5}".format(*head))
+    rows = []
+    for row in report():
+        rows.append(row)
+        print("{:28} {:14} {:3} {:9} {:7} {:8} {:5}".format(*row.values()), flush=True)
+    if arguments.json:
+        versions = {"triton": triton.__version__}
+        text = json.dumps({"versions": versions, "batch": BATCH, "rows": rows}, indent=1)
+        aside = arguments.json.with_name(f".{arguments.json.name}.partial")
+        aside.write_text(text + "\n", encoding="utf-8")
+        os.replace(aside, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

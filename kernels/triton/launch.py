@@ -1,0 +1,236 @@
+"""Buffers and launches of the fused recurrence, and its weight gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from surrogate.kernels.triton.backward import blocked_backward, resident_backward
+from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
+from surrogate.kernels.triton.forward import blocked_forward, resident_forward
+from surrogate.kernels.triton.layout import ALIGNMENT, TABLE_COLUMNS, StackLayout, Tiling
+
+__all__ = ["backward_constants", "kernel_constants", "launch_backward", "launch_forward", "weight_gradients"]
+
+
+def kernel_constants(layout: StackLayout, tiling: Tiling) -> dict[str, Any]:
+    """The compile-time arguments that forward and backward share."""
+    constants: dict[str, Any] = {
+        "ARCH": layout.arch,
+        "GATES": layout.gates,
+        "SLOTS": layout.slots,
+        "SIZES": layout.sizes,
+        "WIDTHS": layout.widths,
+        "WIDTH": layout.width,
+        "ALIGNMENT": ALIGNMENT,
+    }
+    if tiling.resident:
+        return constants | {"BLOCKS": layout.blocks}
+    return constants | {
+        "TABLE_COLUMNS": TABLE_COLUMNS,
+        "UNIT_BLOCK": tiling.units,
+        "INPUT_BLOCK": tiling.inputs,
+        "BATCH_BLOCK": tiling.batch,
+        "PARTS": tiling.parts,
+        "COUNTER_STRIDE": COUNTER_STRIDE,
+        "POLLS": MAX_POLLS,
+    }
+
+
+def backward_constants(layout: StackLayout) -> dict[str, Any]:
+    """The compile-time arguments of the way back alone."""
+    return {"IH_SLOTS": layout.slots_of_gates("ih"), "HH_SLOTS": layout.slots_of_gates("hh")}
+
+
+def _launch_blocked(
+    kernel: Any,
+    buffers: Sequence[Tensor],
+    layout: StackLayout,
+    tiling: Tiling,
+    batch: int,
+    steps: int,
+    **constants: Any,
+) -> Tensor:
+    """Returns int32 [1]: 1 if programs waited for each other in vain and results are wrong."""
+    models, device = buffers[0].shape[0], buffers[0].device
+    tiles = triton.cdiv(batch, tiling.batch)
+    table = torch.tensor(layout.table(tiling.units), dtype=torch.int32, device=device)
+    arrived = torch.zeros(models * tiles * COUNTER_STRIDE, dtype=torch.int32, device=device)
+    failed = torch.zeros(1, dtype=torch.int32, device=device)
+    options = {"launch_cooperative_grid": True} if tiling.parts > 1 else {}
+    kernel[(tiling.parts, tiles, models)](
+        *buffers,
+        table,
+        arrived,
+        failed,
+        len(table),
+        batch,
+        steps,
+        buffers[1].shape[1],
+        **constants,
+        **kernel_constants(layout, tiling),
+        **options,
+        num_warps=tiling.warps,
+    )
+    return failed
+
+
+def launch_forward(
+    layout: StackLayout,
+    tiling: Tiling,
+    projected: Tensor,
+    weights: Sequence[Tensor],
+    state: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence.
+
+    Parameters
+    ----------
+    projected : Tensor [models, steps, batch, gates * first size]
+        ``W_ih x`` of the first layer.
+    weights : sequence of Tensor [models, ...]
+        ``weight_ih, weight_hh, bias_ih, bias_hh`` of each layer.
+    state : Tensor [models, batch, state size]
+    keep : bool
+        Keep the slots for the way back.
+
+    Returns
+    -------
+    hidden, memory, slots : Tensor
+        See :mod:`surrogate.kernels.triton.layout`; ``memory`` is empty but for the LSTM, ``slots``
+        if they are not kept.
+    """
+    models, steps, batch, _ = projected.shape
+    iterations = steps + len(layout.sizes) - 1
+    h, c = layout.spread_state(state)
+    hidden = state.new_empty(models, iterations + 1, batch, layout.width)
+    memory = state.new_empty(0) if c is None else torch.empty_like(hidden)
+    slots_shape = (models, iterations, batch, layout.slots * layout.width)
+    slots = state.new_empty(slots_shape if keep else 0)
+    for layer, (first, width) in enumerate(zip(layout.offsets, layout.widths, strict=True)):
+        columns = slice(first, first + width)
+        hidden[:, : layer + 1, :, columns] = h[:, None, :, columns]
+        if c is not None:
+            memory[:, : layer + 1, :, columns] = c[:, None, :, columns]
+    packed = layout.pack_weights(weights, transpose=False)
+    buffers = (projected, packed, layout.pack_biases(weights), hidden, memory, slots)
+    if tiling.resident:
+        resident_forward[(batch, models)](
+            *buffers,
+            batch,
+            steps,
+            packed.shape[1],
+            KEEP=keep,
+            **kernel_constants(layout, tiling),
+            num_warps=tiling.warps,
+        )
+    else:
+        failed = _launch_blocked(
+            blocked_forward, buffers, layout, tiling, batch, steps, KEEP=keep
+        )
+        _spoil(hidden, failed, tiling)
+    return hidden, memory, slots
+
+
+def _spoil(results: Tensor, failed: Tensor, tiling: Tiling) -> None:
+    """NaN where a barrier failed: seen without waiting for the GPU, and by whoever uses them."""
+    if tiling.parts > 1:
+        results.masked_fill_(failed.bool(), float("nan"))
+
+
+def launch_backward(
+    layout: StackLayout,
+    tiling: Tiling,
+    grad_top: Tensor,
+    grad_state: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Tensor,
+    memory: Tensor,
+    slots: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Walk the recurrence back.
+
+    Parameters
+    ----------
+    grad_top : Tensor [models, batch, steps, last size]
+    grad_state : Tensor [models, batch, state size]
+        Of the final state.
+
+    Returns
+    -------
+    grad_slots : Tensor
+        As ``slots``; written for the steps of each layer alone.
+    grad_state : Tensor [models, batch, state size]
+        Of the initial state.
+    """
+    models, batch, steps, _ = grad_top.shape
+    grad_h, grad_c = layout.spread_state(grad_state)
+    grad_slots = torch.empty_like(slots)
+    packed = layout.pack_weights(weights, transpose=True)
+    buffers = (
+        grad_top.contiguous(),
+        packed,
+        hidden,
+        memory,
+        slots,
+        grad_slots,
+        grad_h,
+        grad_h if grad_c is None else grad_c,
+    )
+    slots_of_gates = backward_constants(layout)
+    if tiling.resident:
+        resident_backward[(batch, models)](
+            *buffers,
+            batch,
+            steps,
+            packed.shape[1],
+            **kernel_constants(layout, tiling),
+            **slots_of_gates,
+            num_warps=tiling.warps,
+        )
+    else:
+        failed = _launch_blocked(
+            blocked_backward, buffers, layout, tiling, batch, steps, **slots_of_gates
+        )
+        _spoil(grad_slots, failed, tiling)
+    initial_h = layout.by_layer(grad_h)
+    for layer, width in enumerate(layout.widths):
+        first_step = grad_slots[:, layer, :, layout.slot_columns(layer, "hh")]
+        if layout.arch == "gru":
+            first_step = first_step.roll(-width, -1)
+        rows = layout.unpad_rows(first_step.transpose(1, 2), layer)
+        initial_h[layer] = initial_h[layer] + rows.transpose(1, 2) @ weights[4 * layer + 1]
+    initial_c = None if grad_c is None else layout.by_layer(grad_c)
+    return grad_slots, layout.collect_state(initial_h, initial_c)
+
+
+def weight_gradients(
+    layout: StackLayout, steps: int, hidden: Tensor, grad_slots: Tensor
+) -> list[Tensor | None]:
+    """Gradients of all weights but the first ``weight_ih``, in the order of ``weights``.
+
+    Each matrix's is one product over all steps and sequences.
+    """
+    gradients: list[Tensor | None] = []
+    for layer, width in enumerate(layout.widths):
+        rows = slice(layer, layer + steps)
+        matrices: list[Tensor | None] = []
+        biases: list[Tensor | None] = []
+        for weight, source in (("ih", layer - 1), ("hh", layer)):
+            grad = grad_slots[:, rows, :, layout.slot_columns(layer, weight)].flatten(1, 2)
+            # The GRU's candidate comes first among the rows of weight_hh.
+            shift = -width if layout.arch == "gru" and weight == "hh" else 0
+            biases.append(layout.unpad_rows(grad.sum(1).roll(shift, 1), layer))
+            if source < 0:
+                matrices.append(None)
+                continue
+            values = hidden[:, rows, :, layout.columns(source)].flatten(1, 2)
+            product = grad.transpose(1, 2) @ values
+            matrices.append(layout.unpad_rows(product.roll(shift, 1), layer))
+        gradients += matrices + biases
+    return gradients

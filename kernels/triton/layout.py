@@ -1,0 +1,250 @@
+r"""How the training kernels see a stack: packed weights, unit blocks and buffers in skewed time.
+
+In *skewed* time layer l computes step t = s - l at iteration s, so all layers of an iteration need
+only what the iteration before left behind, and L layers take T + L - 1 iterations instead of L T
+dependent steps. Buffers are indexed by iteration and put all layers side by side:
+
+- ``hidden``, ``memory`` [models, T + L, batch, width]: row s holds what iteration s reads, that is
+  h (and the LSTM's c) of layer l after step s - l - 1; rows 0 to l of layer l hold its initial
+  state.
+- ``slots``, their gradients [models, T + L - 1, batch, slots * width]: layer after layer, and slot
+  after slot within a layer.
+
+What layer l multiplies at iteration s, its own h and that of the layer below, lies in one row:
+every weight gradient is one matrix product over rows l to l + T - 1.
+
+A layer is as wide as its units, rounded up to a multiple of 16: the least a matrix product takes,
+and aligned for loads of 16 bytes. The units in excess have zero weights and biases, so that they
+stay at zero where a kernel computes them; one that does not leaves there what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from surrogate.kernels.spec import ARCHITECTURES
+from surrogate.kernels.triton.cells import SLOTS
+
+__all__ = ["ALIGNMENT", "TABLE_COLUMNS", "StackLayout", "Tiling", "choose_tiling"]
+
+ALIGNMENT = 16
+
+#: Floats of padded weights that one program keeps in registers, beside what it computes with.
+RESIDENT_FLOATS = 24 * 1024
+
+#: Columns of :meth:`StackLayout.table`.
+TABLE_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the programs of a launch share a stack.
+
+    Attributes
+    ----------
+    resident : bool
+        One program per model and sequence holds all weights in registers. Otherwise weights are
+        read at every iteration, and the rest of the fields says by whom.
+    units, inputs, batch : int
+        Units, elements of the inner product and sequences of one block.
+    parts : int
+        Programs that share the blocks of a model and batch tile, a power of two.
+    warps : int
+        Warps of a program.
+    """
+
+    resident: bool
+    units: int
+    inputs: int
+    batch: int
+    parts: int
+    warps: int
+
+
+@dataclass(frozen=True)
+class StackLayout:
+    """Sizes and offsets of the recurrent layers of one stack.
+
+    Attributes
+    ----------
+    arch : "rnn" | "gru" | "lstm"
+    sizes : tuple of int
+        Units of the recurrent layers, input side first.
+    """
+
+    arch: str
+    sizes: tuple[int, ...]
+
+    @property
+    def gates(self) -> int:
+        """Gates per unit, rows of a weight matrix over units."""
+        return ARCHITECTURES[self.arch]
+
+    @property
+    def slots(self) -> int:
+        """Values kept per unit and step."""
+        return SLOTS[self.arch]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each layer."""
+        return tuple(triton.cdiv(size, ALIGNMENT) * ALIGNMENT for size in self.sizes)
+
+    @property
+    def width(self) -> int:
+        """Columns of all layers."""
+        return sum(self.widths)
+
+    @property
+    def offsets(self) -> list[int]:
+        """First column of each layer."""
+        return list(accumulate(self.widths, initial=0))[:-1]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes rounded up to powers of two, which a block in registers must have."""
+        return tuple(triton.next_power_of_2(size) for size in self.sizes)
+
+    @property
+    def resident_floats(self) -> int:
+        """Weights of one program that keeps all of them, padding included."""
+        own = sum(size * size for size in self.blocks)
+        between = sum(a * b for a, b in zip(self.blocks, self.blocks[1:], strict=False))
+        return self.gates * (own + between)
+
+    def columns(self, layer: int) -> slice:
+        """Where a layer's units lie in ``hidden`` and ``memory``."""
+        first = self.offsets[layer]
+        return slice(first, first + self.sizes[layer])
+
+    def slot_columns(self, layer: int, weight: str) -> slice:
+        """Where the gradients of a layer's rows of ``weight`` ("ih" or "hh") lie in the slots.
+
+        Gates are as wide as the layer, and in the order of the rows but for the GRU's
+        ``weight_hh``, whose last gate comes first.
+        """
+        width = self.widths[layer]
+        first = self.slots * self.offsets[layer]
+        if self.arch == "gru" and weight == "ih":
+            first += width
+        return slice(first, first + self.gates * width)
+
+    def slots_of_gates(self, weight: str) -> tuple[int, ...]:
+        """The slot whose gradient belongs to each gate's rows of ``weight`` ("ih" or "hh")."""
+        if self.arch == "gru":
+            return (1, 2, 3) if weight == "ih" else (1, 2, 0)
+        return tuple(range(self.gates))
+
+    def pad_rows(self, rows: Tensor, layer: int) -> Tensor:
+        """``[models, gates * size, ...]`` to ``[models, gates, width, ...]``, zeros in excess."""
+        by_gate = rows.unflatten(1, (self.gates, self.sizes[layer]))
+        excess = self.widths[layer] - self.sizes[layer]
+        return F.pad(by_gate, (0, 0) * (by_gate.dim() - 3) + (0, excess))
+
+    def unpad_rows(self, rows: Tensor, layer: int) -> Tensor:
+        """The inverse of :meth:`pad_rows`, from ``[models, gates * width, ...]``."""
+        by_gate = rows.unflatten(1, (self.gates, self.widths[layer]))
+        return by_gate[:, :, : self.sizes[layer]].flatten(1, 2)
+
+    def pack_weights(self, weights: Sequence[Tensor], transpose: bool) -> Tensor:
+        """All matrices the recurrence needs, gate by gate and row-major, [models, floats].
+
+        Layer by layer, ``weight_ih`` (but for the first layer) then ``weight_hh``, padded.
+
+        Parameters
+        ----------
+        weights : sequence of Tensor [models, ...]
+            ``weight_ih, weight_hh, bias_ih, bias_hh`` of each layer.
+        transpose : bool
+            Transpose each gate's matrix, for the products of the way back.
+        """
+        parts = []
+        for layer in range(len(self.sizes)):
+            for source in (layer - 1, layer):
+                if source < 0:
+                    continue
+                matrix = self.pad_rows(weights[4 * layer + (source == layer)], layer)
+                matrix = F.pad(matrix, (0, self.widths[source] - self.sizes[source]))
+                parts.append((matrix.transpose(2, 3) if transpose else matrix).flatten(1))
+        return torch.cat(parts, 1)
+
+    def pack_biases(self, weights: Sequence[Tensor]) -> Tensor:
+        """Biases by slot, [models, slots * width]."""
+        parts = []
+        for layer in range(len(self.sizes)):
+            from_input, from_hidden = (
+                self.pad_rows(bias, layer) for bias in weights[4 * layer + 2 : 4 * layer + 4]
+            )
+            both = from_input + from_hidden
+            if self.arch == "gru":
+                both = torch.cat([from_hidden[:, 2:], both[:, :2], from_input[:, 2:]], 1)
+            parts.append(both.flatten(1))
+        return torch.cat(parts, 1)
+
+    def spread_state(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """h and c of all layers, [..., width] each with zeros in excess, from canonical rows."""
+        kinds = 2 if self.arch == "lstm" else 1
+        parts = state.split([size for size in self.sizes for _ in range(kinds)], -1)
+        padded = [
+            F.pad(part, (0, self.widths[index // kinds] - part.shape[-1]))
+            for index, part in enumerate(parts)
+        ]
+        h = torch.cat(padded[::kinds], -1)
+        return h, torch.cat(padded[1::2], -1) if kinds == 2 else None
+
+    def collect_state(self, h: Sequence[Tensor], c: Sequence[Tensor] | None) -> Tensor:
+        """Canonical state rows from h and c by layer: layers in order, h then c."""
+        kinds = [h] if c is None else [h, c]
+        return torch.cat([part for parts in zip(*kinds, strict=True) for part in parts], -1)
+
+    def by_layer(self, rows: Tensor) -> list[Tensor]:
+        """Each layer's units of ``[..., width]``."""
+        return [rows[..., self.columns(layer)] for layer in range(len(self.sizes))]
+
+    def table(self, block: int) -> list[list[int]]:
+        """The blocks of at most ``block`` columns, widest inner product first.
+
+        Columns: layer, its first column in the block, its width, the width of the layer below (0
+        for the first) and above (0 for the last), its first column among all, and where its
+        matrices and those of the layer above begin in the packed weights.
+        """
+        rows, start = [], 0
+        for layer, (width, first) in enumerate(zip(self.widths, self.offsets, strict=True)):
+            below = self.widths[layer - 1] if layer else 0
+            above = self.widths[layer + 1] if layer + 1 < len(self.widths) else 0
+            stop = start + self.gates * width * (below + width)
+            rows += [
+                [layer, column, width, below, above, first, start, stop]
+                for column in range(0, width, block)
+            ]
+            start = stop
+        return sorted(rows, key=lambda row: row[2] + row[3], reverse=True)
+
+
+def choose_tiling(layout: StackLayout, batch: int, models: int, processors: int) -> Tiling:
+    """The mapping used when none is given; a function of sizes alone, nothing is tuned at run time.
+
+    Small stacks stay in registers, eight warps where four could not hold them beside a step's
+    values. The blocks of a wide stack are shared by as many programs as run at once, one on each
+    of the GPU's ``processors``, with the smallest batch tile for which they suffice.
+    """
+    floats = layout.resident_floats
+    if floats <= RESIDENT_FLOATS:
+        return Tiling(True, 0, 0, 1, 1, 4 if floats <= RESIDENT_FLOATS // 3 else 8)
+    units = 16
+    blocks = sum(triton.cdiv(width, units) for width in layout.widths)
+    for tile in (8, 16, 32):
+        groups = models * triton.cdiv(batch, tile)
+        if groups * blocks <= processors:
+            break
+    parts = 1
+    while 2 * parts * groups <= processors and parts < blocks:
+        parts *= 2
+    return Tiling(False, units, 64, tile, parts, 4)

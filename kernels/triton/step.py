@@ -1,0 +1,307 @@
+"""Stepwise inference on a GPU: many neurons, one bin and one launch per call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
+from surrogate.kernels.triton.cells import SLOTS
+from surrogate.kernels.triton.plan import StepPlan, plan_step
+from surrogate.kernels.triton.step_kernels import collect_events_kernel, step_kernel
+
+__all__ = ["PackedLayout", "TritonStepper", "pack_weights"]
+
+_ALIGNMENT = 32  # elements; 128 bytes of float32
+_COUNTS_BLOCK = 2048
+
+
+class PackedLayout(NamedTuple):
+    """Where each part of a stack's packed weights lies; offsets in elements.
+
+    A layer's part is ``w_in [inputs, gates, width]``, ``w_hidden [hidden, gates, width]`` and
+    ``bias [slots, width]``, transposed so that the units lie together; the head's is ``[hidden,
+    2]`` and ``[2]``. Padding is zero, so that padded units and inputs add nothing.
+    """
+
+    layers: tuple[tuple[int, ...], ...]  # as ``LAYERS`` of step_kernel
+    head: tuple[int, ...]  # as ``HEAD``
+    size: int
+
+    @classmethod
+    def of(cls, spec: StackSpec, plan: StepPlan) -> PackedLayout:
+        """Lay out ``spec`` with the blocks of ``plan``."""
+        end, layers, inputs = 0, [], spec.input_size
+
+        def reserve(elements: int) -> int:
+            nonlocal end
+            start = end
+            end += triton.cdiv(elements, _ALIGNMENT) * _ALIGNMENT
+            return start
+
+        for size, at in zip(spec.recurrent_sizes, spec.state_slices, strict=True):
+            block_u = min(plan.units, triton.next_power_of_2(size))
+            block_k = min(plan.inner, max(16, triton.next_power_of_2(size)))
+            width = triton.cdiv(size, block_u) * block_u
+            hidden = triton.cdiv(size, block_k) * block_k
+            layers.append(
+                (
+                    size,
+                    at["h"].start,
+                    block_u,
+                    block_k,
+                    width,
+                    reserve(inputs * spec.gates * width),
+                    reserve(hidden * spec.gates * width),
+                    reserve(SLOTS[spec.arch] * width),
+                )
+            )
+            inputs = hidden
+        head = (reserve(inputs * 2), reserve(2)) if spec.head == "linear" else ()
+        return cls(tuple(layers), head, end)
+
+
+def _biases(arch: str, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+    """Biases [..., slots, H] of a layer, in the order of :mod:`surrogate.kernels.triton.cells`."""
+    if arch != "gru":
+        return bias_ih + bias_hh
+    both = bias_ih + bias_hh
+    return torch.stack(
+        [bias_hh[..., 2, :], both[..., 0, :], both[..., 1, :], bias_ih[..., 2, :]], -2
+    )
+
+
+def pack_weights(
+    spec: StackSpec, weights: Mapping[str, Tensor], layout: PackedLayout, dtype: torch.dtype
+) -> Tensor:
+    """Pack canonical ``weights``, [layout.size], or with their leading axis N, [N, layout.size]."""
+    first = weights["layers.0.weight_ih_l0"]
+    lead = first.shape[:-2]
+    packed = torch.zeros(*lead, layout.size, dtype=dtype, device=first.device)
+
+    def place(start: int, width: int, values: Tensor) -> None:
+        rows, columns = values.shape[-2:]
+        room = packed[..., start : start + rows * width].unflatten(-1, (rows, width))
+        room[..., :columns] = values
+
+    for index, (size, _, _, _, width, w_in, w_hidden, bias) in enumerate(layout.layers):
+        parts = {
+            name: weights[f"layers.{index}.{name}_l0"].detach().unflatten(len(lead), (-1, size))
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        for start, name in ((w_in, "weight_ih"), (w_hidden, "weight_hh")):
+            by_input = parts[name].movedim(-1, len(lead))  # [..., inputs, gates, H]
+            place(start, width, by_input.flatten(-3, -2))
+        place(bias, width, _biases(spec.arch, parts["bias_ih"], parts["bias_hh"]))
+    if layout.head:
+        place(layout.head[0], 2, weights["head.weight"].detach().mT)
+        place(layout.head[1], 2, weights["head.bias"].detach()[..., None, :])
+    return packed
+
+
+class TritonStepper:
+    """N neurons of one stack on a GPU, advanced in place by one bin and one launch per call.
+
+    A call neither allocates nor waits for the device, so it can be captured in a CUDA graph: call
+    once (which compiles), then capture, and write new events into the same arrays between replays.
+
+    Parameters
+    ----------
+    spec : StackSpec
+    weights : mapping of str to Tensor
+        By the canonical names and shapes of :meth:`StackSpec.parameter_shapes`, on the device to
+        run on; copied, so later changes to them do nothing. With a leading axis of length
+        ``neurons`` on every one of them, each neuron has its own weights.
+    neurons : int
+        Number of neurons N.
+    dtype : torch.float32 (default) or torch.float64
+        Of arithmetic, state and outputs.
+    state, outputs : Tensor, optional
+        Contiguous tensors [N, spec.state_size] and [N, 2] to work in; new ones, zeroed, if not
+        given.
+    plan : StepPlan, optional
+        How the work is cut; by default :func:`~surrogate.kernels.triton.plan.plan_step`'s choice.
+
+    Attributes
+    ----------
+    state : Tensor [N, spec.state_size]
+        Layers in order, h then c.
+    outputs : Tensor [N, 2]
+        After a step: spike logit, and the voltage before scale and offset.
+
+    Raises
+    ------
+    ValueError
+        If a shape, a dtype or the plan does not fit.
+    """
+
+    def __init__(
+        self,
+        spec: StackSpec,
+        weights: Mapping[str, Tensor],
+        neurons: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        state: Tensor | None = None,
+        outputs: Tensor | None = None,
+        plan: StepPlan | None = None,
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype {dtype}: expected torch.float32 or torch.float64")
+        own_weights = _check_shapes(spec, weights, neurons)
+        device = weights["layers.0.weight_ih_l0"].device
+        self.spec = spec
+        self.neurons = neurons
+        self.plan = plan or plan_step(spec, neurons, own_weights=own_weights)
+        if own_weights and self.plan.neurons != 1:
+            raise ValueError(f"{self.plan}: neurons with their own weights take one per program")
+        self.state = self._array(state, (neurons, spec.state_size), dtype, device, "state")
+        self.outputs = self._array(outputs, (neurons, 2), dtype, device, "outputs")
+        layout = PackedLayout.of(spec, self.plan)
+        self._weights = pack_weights(spec, weights, layout, dtype)
+        blocked = any(width > block for _, _, block, _, width, *_ in layout.layers)
+        self._fresh = torch.empty_like(self.state) if blocked else self.state
+        tiles = triton.cdiv(neurons, self.plan.neurons)
+        self._grid = (tiles, self.plan.split)
+        self._arrived = torch.zeros(tiles * COUNTER_STRIDE, dtype=torch.int32, device=device)
+        self._failed = torch.zeros(1, dtype=torch.int32, device=device)
+        self._options: dict[str, Any] = step_options(spec, self.plan, layout, own_weights)
+        self._listed: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @staticmethod
+    def _array(
+        given: Tensor | None,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        name: str,
+    ) -> Tensor:
+        if given is None:
+            return torch.zeros(shape, dtype=dtype, device=device)
+        found = (tuple(given.shape), given.dtype, given.device, given.is_contiguous())
+        if found != (shape, dtype, device, True):
+            raise ValueError(
+                f"{name} is {given.dtype} of shape {tuple(given.shape)} on {given.device}, "
+                f"expected a contiguous {dtype} tensor of shape {shape} on {device}"
+            )
+        return given
+
+    def step(self, channel: Tensor, row_ptr: Tensor) -> None:
+        """Advance by one bin; ``channel[row_ptr[n]:row_ptr[n + 1]]`` are active at neuron n.
+
+        Parameters
+        ----------
+        channel : Tensor, int16, on the device
+            Ascending and unique per neuron and below ``spec.input_size``: not checked. May be
+            longer than needed, so that one array serves every bin.
+        row_ptr : Tensor, int32 [N + 1], on the device
+        """
+        if channel.dtype != torch.int16 or row_ptr.dtype != torch.int32:
+            raise ValueError(
+                f"channel is {channel.dtype} and row_ptr {row_ptr.dtype}, expected int16 and int32"
+            )
+        if row_ptr.shape != (self.neurons + 1,):
+            raise ValueError(
+                f"row_ptr has shape {tuple(row_ptr.shape)}, expected ({self.neurons + 1},)"
+            )
+        self._launch(channel, row_ptr, row_ptr[1:])
+
+    def step_counts(self, counts: Tensor, lost: Tensor) -> None:
+        """Advance by one bin in which ``counts[n, channel]`` spikes arrived, and clear the counts.
+
+        A channel with one spike or more is active. ``lost[n]`` grows by the spikes beyond the first
+        of each channel, which the stack, trained on zeros and ones, cannot see. Takes two launches:
+        the first lists the active channels, in arrays that the first call allocates.
+
+        Parameters
+        ----------
+        counts : Tensor, int32 [N, spec.input_size], contiguous, on the device
+            Zeroed by the call.
+        lost : Tensor, int64 [N], contiguous, on the device
+        """
+        inputs = self.spec.input_size
+        for name, given, dtype, shape in (
+            ("counts", counts, torch.int32, (self.neurons, inputs)),
+            ("lost", lost, torch.int64, (self.neurons,)),
+        ):
+            self._array(given, shape, dtype, self.state.device, name)  # type: ignore[arg-type]
+        if self._listed is None:
+            begin = torch.arange(self.neurons, device=self.state.device) * inputs
+            channel = torch.empty(
+                self.neurons * inputs, dtype=torch.int16, device=self.state.device
+            )
+            self._listed = channel, begin, torch.empty_like(begin)
+        channel, begin, end = self._listed
+        block = min(_COUNTS_BLOCK, triton.next_power_of_2(inputs))
+        collect_events_kernel[(self.neurons,)](
+            counts, lost, channel, begin, end, INPUTS=inputs, BLOCK=block, num_warps=4
+        )
+        self._launch(channel, begin, end)
+
+    def check(self) -> None:
+        """Wait for the device and raise if programs of a step did not meet.
+
+        Raises
+        ------
+        RuntimeError
+            The states are then void. It means that programs of one launch did not run at once.
+        """
+        if self._failed.item():
+            raise RuntimeError(
+                f"programs that share a tile of neurons did not meet within {MAX_POLLS} polls: the "
+                "states are void; pass a plan with split=1"
+            )
+
+    def _launch(self, channel: Tensor, begin: Tensor, end: Tensor) -> None:
+        step_kernel[self._grid](
+            channel,
+            begin,
+            end,
+            self._weights,
+            self.state,
+            self._fresh,
+            self.outputs,
+            self._arrived,
+            self._failed,
+            self.neurons,
+            **self._options,
+        )
+
+
+def step_options(
+    spec: StackSpec, plan: StepPlan, layout: PackedLayout, own_weights: bool
+) -> dict[str, Any]:
+    """The compile-time arguments of :func:`step_kernel` and the options of its launch."""
+    return {
+        "LAYERS": layout.layers,
+        "HEAD": layout.head,
+        "ARCH": spec.arch,
+        "GATES": spec.gates,
+        "SLOTS": SLOTS[spec.arch],
+        "ROW": spec.state_size,
+        "OWN_WEIGHTS": layout.size if own_weights else 0,
+        "NEURONS": plan.neurons,
+        "EVENTS": plan.events,
+        "SPLIT": plan.split,
+        "COUNTERS": COUNTER_STRIDE,
+        "POLLS": MAX_POLLS,
+        "num_warps": plan.warps,
+        "num_stages": plan.stages,
+        "launch_cooperative_grid": plan.split > 1,
+    }
+
+
+def _check_shapes(spec: StackSpec, weights: Mapping[str, Tensor], neurons: int) -> bool:
+    """Whether each neuron has its own weights; raises ValueError where a shape does not fit."""
+    expected = spec.parameter_shapes()
+    own = weights["layers.0.weight_ih_l0"].dim() == 3
+    for name, shape in expected.items():
+        wanted = (neurons, *shape) if own else shape
+        if tuple(weights[name].shape) != wanted:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, expected {wanted}")
+    return own
