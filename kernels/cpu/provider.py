@@ -172,6 +172,6 @@ def run_stack_cpu(
         ordered.append(weight)
     if events.device.type != "cpu" or state.device.type != "cpu":
         raise ValueError(
-            f"the C++ kernels run on the CPU: events are on {events.device}, state on {state.device}"
+            f"the C++ kernels run on the CPU: events on {events.device}, state on {state.device}"
         )
     return _RunStack.apply(spec, events, state, *ordered)

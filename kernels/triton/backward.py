@@ -29,7 +29,7 @@ def _multiply(matrices, grads, SLOTS_OF_GATES: tl.constexpr):
 @triton.jit
 def resident_backward(
     grad_top,  # [models, batch, steps, last size]
-    weight,  # [models, floats], StackLayout.pack_weights, transposed
+    weight,  # [models, FLOATS], StackLayout.pack_weights, transposed
     hidden,
     memory,
     slots,
@@ -38,16 +38,15 @@ def resident_backward(
     grad_c,  # as grad_h; read and written by the LSTM alone
     batch,
     steps,
-    floats,
     ARCH: tl.constexpr,
     GATES: tl.constexpr,
     SLOTS: tl.constexpr,
     IH_SLOTS: tl.constexpr,
     HH_SLOTS: tl.constexpr,
+    FLOATS: tl.constexpr,
     SIZES: tl.constexpr,
     WIDTHS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     """One program walks one sequence of one model back, with all weights in registers."""
@@ -55,7 +54,7 @@ def resident_backward(
     model = tl.program_id(1).to(tl.int64)
     LAYERS: tl.constexpr = len(SIZES)
     iterations = steps + LAYERS - 1
-    weight += model * tl.multiple_of(floats, ALIGNMENT)
+    weight += model * FLOATS
     grad_top += (model * batch + sequence) * steps * SIZES[LAYERS - 1]
     grad_h += (model * batch + sequence) * WIDTH
     grad_c += (model * batch + sequence) * WIDTH
@@ -193,7 +192,7 @@ def _add_products(
 @triton.jit
 def blocked_backward(
     grad_top,  # [models, batch, steps, last size]
-    weight,  # [models, floats], StackLayout.pack_weights, transposed
+    weight,  # [models, FLOATS], StackLayout.pack_weights, transposed
     hidden,
     memory,
     slots,
@@ -206,12 +205,12 @@ def blocked_backward(
     blocks,
     batch,
     steps,
-    floats,
     ARCH: tl.constexpr,
     GATES: tl.constexpr,
     SLOTS: tl.constexpr,
     IH_SLOTS: tl.constexpr,
     HH_SLOTS: tl.constexpr,
+    FLOATS: tl.constexpr,
     SIZES: tl.constexpr,
     WIDTHS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -233,7 +232,7 @@ def blocked_backward(
     SLOT_WIDTH: tl.constexpr = SLOTS * WIDTH
     LAST_SIZE: tl.constexpr = SIZES[LAYERS - 1]
     iterations = steps + LAYERS - 1
-    weight += model * tl.multiple_of(floats, ALIGNMENT)
+    weight += model * FLOATS
     grad_top += model * batch * steps * LAST_SIZE
     grad_h += model * batch * WIDTH
     grad_c += model * batch * WIDTH

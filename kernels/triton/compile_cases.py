@@ -13,7 +13,7 @@ from surrogate.kernels.triton.layout import StackLayout, choose_tiling
 __all__ = ["kernels_to_compile"]
 
 _TYPES = {"table": "*i32", "arrived": "*i32", "failed": "*i32"}
-_NUMBERS = ("batch", "steps", "floats", "blocks")
+_NUMBERS = ("batch", "steps", "blocks")
 
 
 def kernels_to_compile(

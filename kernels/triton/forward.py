@@ -52,21 +52,20 @@ def _multiply(matrices, vector, GATES: tl.constexpr):
 @triton.jit
 def resident_forward(
     projected,  # [models, steps, batch, gates * first size]
-    weight,  # [models, floats], StackLayout.pack_weights
+    weight,  # [models, FLOATS], StackLayout.pack_weights
     bias,  # [models, slots * width]
     hidden,  # [models, steps + layers, batch, width]; rows 0 to l of layer l are given
     memory,  # as hidden; read and written by the LSTM alone
     slots,  # [models, steps + layers - 1, batch, slots * width]
     batch,
     steps,
-    floats,
     ARCH: tl.constexpr,
     GATES: tl.constexpr,
     SLOTS: tl.constexpr,
+    FLOATS: tl.constexpr,
     SIZES: tl.constexpr,
     WIDTHS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
     WIDTH: tl.constexpr,
     KEEP: tl.constexpr,
 ):
@@ -76,7 +75,7 @@ def resident_forward(
     LAYERS: tl.constexpr = len(SIZES)
     iterations = steps + LAYERS - 1
     projected += (model * steps * batch + sequence) * (GATES * WIDTHS[0])
-    weight += model * tl.multiple_of(floats, ALIGNMENT)
+    weight += model * FLOATS
     bias += model * (SLOTS * WIDTH)
     hidden += (model * (iterations + 1) * batch + sequence) * WIDTH
     memory += (model * (iterations + 1) * batch + sequence) * WIDTH
@@ -209,7 +208,7 @@ def _add_products(
 @triton.jit
 def blocked_forward(
     projected,  # [models, steps, batch, gates * first size]
-    weight,  # [models, floats], StackLayout.pack_weights
+    weight,  # [models, FLOATS], StackLayout.pack_weights
     bias,  # [models, slots * width]
     hidden,  # [models, steps + layers, batch, width]; rows 0 to l of layer l are given
     memory,  # as hidden; read and written by the LSTM alone
@@ -220,10 +219,10 @@ def blocked_forward(
     blocks,
     batch,
     steps,
-    floats,
     ARCH: tl.constexpr,
     GATES: tl.constexpr,
     SLOTS: tl.constexpr,
+    FLOATS: tl.constexpr,
     SIZES: tl.constexpr,
     WIDTHS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -247,7 +246,7 @@ def blocked_forward(
     SLOT_WIDTH: tl.constexpr = SLOTS * WIDTH
     iterations = steps + LAYERS - 1
     projected += model * steps * batch * FIRST_ROWS
-    weight += model * tl.multiple_of(floats, ALIGNMENT)
+    weight += model * FLOATS
     bias += model * SLOT_WIDTH
     hidden += model * (iterations + 1) * batch * WIDTH
     memory += model * (iterations + 1) * batch * WIDTH

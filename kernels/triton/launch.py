@@ -23,14 +23,15 @@ def kernel_constants(layout: StackLayout, tiling: Tiling) -> dict[str, Any]:
         "ARCH": layout.arch,
         "GATES": layout.gates,
         "SLOTS": layout.slots,
+        "FLOATS": layout.floats,
         "SIZES": layout.sizes,
         "WIDTHS": layout.widths,
         "WIDTH": layout.width,
-        "ALIGNMENT": ALIGNMENT,
     }
     if tiling.resident:
         return constants | {"BLOCKS": layout.blocks}
     return constants | {
+        "ALIGNMENT": ALIGNMENT,
         "TABLE_COLUMNS": TABLE_COLUMNS,
         "UNIT_BLOCK": tiling.units,
         "INPUT_BLOCK": tiling.inputs,
@@ -70,7 +71,6 @@ def _launch_blocked(
         len(table),
         batch,
         steps,
-        buffers[1].shape[1],
         **constants,
         **kernel_constants(layout, tiling),
         **options,
@@ -124,7 +124,6 @@ def launch_forward(
             *buffers,
             batch,
             steps,
-            packed.shape[1],
             KEEP=keep,
             **kernel_constants(layout, tiling),
             num_warps=tiling.warps,
@@ -188,7 +187,6 @@ def launch_backward(
             *buffers,
             batch,
             steps,
-            packed.shape[1],
             **kernel_constants(layout, tiling),
             **slots_of_gates,
             num_warps=tiling.warps,

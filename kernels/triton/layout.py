@@ -103,6 +103,12 @@ class StackLayout:
         return sum(self.widths)
 
     @property
+    def floats(self) -> int:
+        """Elements of the packed weights."""
+        below = (0, *self.widths[:-1])
+        return self.gates * sum(w * (w + b) for w, b in zip(self.widths, below, strict=True))
+
+    @property
     def offsets(self) -> list[int]:
         """First column of each layer."""
         return list(accumulate(self.widths, initial=0))[:-1]
