@@ -267,7 +267,7 @@ def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolde
     sizes = "-".join(map(str, config.hidden_sizes))
     name = "the bundled sample" if dataset.is_sample else str(dataset.path)
     return (
-        f"{config.arch} {sizes} on {name}, {device} ({default_provider()}), seed {config.seed}\n"
+        f"{config.arch} {sizes} on {name}, {device} ({default_provider(device)}), seed {config.seed}\n"
         f"run folder: {folder.path}\n\n{config.recipe.to_toml()}"
     )
 

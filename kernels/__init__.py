@@ -3,12 +3,14 @@
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.run import PROVIDERS, default_provider, run_stack
 from surrogate.kernels.spec import ARCHITECTURES, StackSpec
+from surrogate.kernels.stepper import Stepper
 
 __all__ = [
     "ARCHITECTURES",
     "PROVIDERS",
     "SpikeEvents",
     "StackSpec",
+    "Stepper",
     "default_provider",
     "run_stack",
 ]
