@@ -73,6 +73,56 @@ void activate(const Layer<T> &layer, int rows, CellRows<T> at) {
   else activate_plain(layer, rows, at);
 }
 
+// One step forward and no way back: the same equations with common denominators, for a division costs
+// as much as the rest of a tanh. sigmoid(x) is (q + p) / 2q with tanh(x / 2) = p / q.
+template <class T>
+void update_lstm(int rows, CellRows<T> at) {
+  typedef Vector<T> F;
+  typedef typename F::type V;
+  constexpr int W = F::lanes;
+  const V half = F::fill(T(0.5));
+  for (int r = 0; r < rows; ++r) {
+    const T *gates = at.gates + r * at.gates_row;
+    const ptrdiff_t state = r * at.state_row;
+    const Fraction<V> i = tanh_fraction(F::load(gates) * half);
+    const Fraction<V> f = tanh_fraction(F::load(gates + W) * half);
+    const Fraction<V> g = tanh_fraction(F::load(gates + 2 * W));
+    const V scale = i.bottom * g.bottom;
+    const V kept = (f.bottom + f.top) * F::load(at.c_before + state) * scale;
+    const V new_part = (i.bottom + i.top) * g.top * f.bottom;
+    const V c = half * (kept + new_part) / (f.bottom * scale);
+    const Fraction<V> o = tanh_fraction(F::load(gates + 3 * W) * half), shown = tanh_fraction(c);
+    F::store(at.c_after + state, c);
+    F::store(at.after + state,
+             half * (o.bottom + o.top) * shown.top / (o.bottom * shown.bottom));
+  }
+}
+
+template <class T>
+void update_gru(int rows, CellRows<T> at) {
+  typedef Vector<T> F;
+  typedef typename F::type V;
+  constexpr int W = F::lanes;
+  const V half = F::fill(T(0.5));
+  for (int r = 0; r < rows; ++r) {
+    const T *gates = at.gates + r * at.gates_row;
+    const ptrdiff_t state = r * at.state_row;
+    const V reset = sigmoid_of(F::load(gates + W));
+    const Fraction<V> z = tanh_fraction(F::load(gates + 2 * W) * half);
+    const Fraction<V> n = tanh_fraction(F::load(gates) + reset * F::load(gates + 3 * W));
+    const V new_part = (z.bottom - z.top) * n.top;
+    const V kept = (z.bottom + z.top) * n.bottom * F::load(at.before + state);
+    F::store(at.after + state, half * (new_part + kept) / (z.bottom * n.bottom));
+  }
+}
+
+template <class T>
+void update(const Layer<T> &layer, int rows, CellRows<T> at) {
+  if (layer.kind == kLstm) update_lstm(rows, at);
+  else if (layer.kind == kGru) update_gru(rows, at);
+  else activate_plain(layer, rows, at);
+}
+
 // Gradients of one block. above: of the hidden state, from outputs or the layer above. carry: of the same
 // state, from the step after; leaves as the part that reaches the state before without passing the
 // weights. c_carry likewise for the memory. Writes the gradients of the gates' sums, and adds them to bias.

@@ -37,7 +37,8 @@ struct Vector {
   typedef T loose __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
   static SURROGATE_INLINE type load(const T *from) { return *reinterpret_cast<const loose *>(from); }
   static SURROGATE_INLINE void store(T *to, type v) { *reinterpret_cast<loose *>(to) = v; }
-  static SURROGATE_INLINE type fill(T value) { return type() + value; }
+  // Minus zero, not plus: compilers drop the first, but must keep the second, which turns -0 into 0.
+  static SURROGATE_INLINE type fill(T value) { return value - type(); }
   static SURROGATE_INLINE T get(const type &v, int lane) { return v[lane]; }
   static SURROGATE_INLINE void set(type &v, int lane, T value) { v[lane] = value; }
 };
@@ -57,10 +58,15 @@ struct Vector {
 
 #endif
 
+template <class V>
+struct Fraction {
+  V top, bottom;
+};
+
 // float32: x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] for the smallest largest relative error, which
 // is 2e-8 before rounding and 3.3e-7 with it. A quotient without cancellation, it survives
 // reassociation. A NaN stays one: both comparisons are false for it.
-SURROGATE_INLINE Vector<float>::type tanh_of(Vector<float>::type x) {
+SURROGATE_INLINE Fraction<Vector<float>::type> tanh_fraction(Vector<float>::type x) {
   typedef Vector<float> F;
   typedef F::type V;
   const V bound = F::fill(9.0f);
@@ -75,14 +81,22 @@ SURROGATE_INLINE Vector<float>::type tanh_of(Vector<float>::type x) {
   q = q * y + 4.6714296e-01f;
   p = p * y + 9.9999998e-01f;
   q = q * y + 1.0f;
-  return x * p / q;
+  const Fraction<V> fraction = {x * p, q};
+  return fraction;
 }
 
 // float64 serves checks, not speed: the C library, lane by lane.
-SURROGATE_INLINE Vector<double>::type tanh_of(Vector<double>::type x) {
+SURROGATE_INLINE Fraction<Vector<double>::type> tanh_fraction(Vector<double>::type x) {
   typedef Vector<double> D;
   for (int lane = 0; lane < D::lanes; ++lane) D::set(x, lane, std::tanh(D::get(x, lane)));
-  return x;
+  const Fraction<D::type> fraction = {x, D::fill(1)};
+  return fraction;
+}
+
+template <class V>
+SURROGATE_INLINE V tanh_of(V x) {
+  const Fraction<V> tanh = tanh_fraction(x);
+  return tanh.top / tanh.bottom;
 }
 
 template <class V>

@@ -131,8 +131,11 @@ class Stack {
                    T *outputs, Scratch &scratch) const {
     const int most = models_ > 1 ? 1 : kBlock;
     scratch.gates.reserve(size_t(kBlock) * 4 * kVectorBytes);
-    scratch.hidden.reserve(size_t(kBlock) * widest_ * 3);
-    scratch.memory.reserve(size_t(kBlock) * widest_);
+    // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down.
+    if (!scratch.memory.data()) {
+      scratch.hidden.zeros(size_t(kBlock) * widest_ * 3);
+      scratch.memory.zeros(size_t(kBlock) * widest_);
+    }
     for (int n = first; n < last; n += most) {
       const int rows = last - n < most ? last - n : most;
       step_block(models_ > 1 ? n : 0, rows, channel, row_ptr + n, state + size_t(n) * state_size_,
@@ -193,6 +196,7 @@ class Stack {
     return found;
   }
 
+  // `state` and `outputs` are those of the first neuron of the block.
   void step_block(int model, int rows, const int16_t *channel, const int32_t *row_ptr, T *state,
                   T *outputs, Scratch &scratch) const {
     T *gates = scratch.gates.data(), *memory = scratch.memory.data();
@@ -201,13 +205,9 @@ class Stack {
     for (size_t l = 0; l < layers_.size(); ++l) {
       const Layer<T> &layer = layers_[l];
       const Packed<T> weights = packed(l, model);
-      const bool recurrent = layer.kind != kLinear;
-      for (int r = 0; recurrent && r < rows; ++r) {
-        const T *own = state + size_t(r) * state_size_;
-        load_row(before + size_t(r) * layer.padded, own, layer);
-        if (layer.kind == kLstm)
-          load_row(memory + size_t(r) * layer.padded, own + layer.units, layer);
-      }
+      if (layer.kind == kGru) copy_rows(before, layer.padded, state, state_size_, rows, layer.units);
+      if (layer.kind == kLstm)
+        copy_rows(memory, layer.padded, state + layer.units, state_size_, rows, layer.units);
       for (int p = 0; p < layer.panels; ++p) {
         const T *input = weights.input + size_t(p) * layer.inputs * layer.input_width();
         const T *bias = weights.bias + size_t(p) * layer.width;
@@ -221,29 +221,28 @@ class Stack {
         if (l > 0)
           multiply(layer.input.vectors, rows, layer.inputs, below, layers_[l - 1].padded, input,
                    gates, layer.width);
-        if (recurrent)
-          multiply(layer.hidden.vectors, rows, layer.units, before, layer.padded,
+        if (layer.kind != kLinear)
+          multiply(layer.hidden.vectors, rows, layer.units, state, state_size_,
                    weights.hidden + size_t(p) * layer.units * layer.hidden_width(),
                    gates + layer.hidden.from * Layer<T>::lanes, layer.width);
         const size_t at = size_t(p) * layer.panel_units;
         const CellRows<T> cells = {gates,      layer.width, before + at, memory + at,
                                    after + at, memory + at, layer.padded};
-        activate(layer, rows, cells);
+        update(layer, rows, cells);
       }
-      for (int r = 0; recurrent && r < rows; ++r) {
-        T *own = state + size_t(r) * state_size_;
-        copy(own, after + size_t(r) * layer.padded, layer.units);
-        if (layer.kind == kLstm)
-          copy(own + layer.units, memory + size_t(r) * layer.padded, layer.units);
+      if (layer.kind != kLinear) {
+        copy_rows(state, state_size_, after, layer.padded, rows, layer.units);
+        state += layer.units;
       }
-      if (recurrent) state += layer.units * (layer.kind == kLstm ? 2 : 1);
+      if (layer.kind == kLstm) {
+        copy_rows(state, state_size_, memory, layer.padded, rows, layer.units);
+        state += layer.units;
+      }
       T *free = below;
       below = after;
       after = free;
     }
-    for (int r = 0; r < rows; ++r)
-      std::memcpy(outputs + size_t(r) * 2, below + size_t(r) * layers_.back().padded,
-                  2 * sizeof(T));
+    copy_rows(outputs, 2, below, layers_.back().padded, rows, 2);
   }
 
   // Whole vectors, which later loads can take over before they reach the cache; memcpy's pieces not.
@@ -253,9 +252,9 @@ class Stack {
       Vector<T>::store(to + i, Vector<T>::load(from + i));
     for (; i < size; ++i) to[i] = from[i];
   }
-  static SURROGATE_INLINE void load_row(T *to, const T *from, const Layer<T> &layer) {
-    copy(to, from, layer.units);
-    for (int u = layer.units; u < layer.padded; ++u) to[u] = 0;
+  static SURROGATE_INLINE void copy_rows(T *to, ptrdiff_t to_row, const T *from,
+                                         ptrdiff_t from_row, int rows, int size) {
+    for (int r = 0; r < rows; ++r) copy(to + r * to_row, from + r * from_row, size);
   }
 
   int models_, state_size_;
