@@ -11,6 +11,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	"$$name" -c '$(supported)' 2>/dev/null && echo "$$name" && break; done)
 
 ready = .venv/ready
+# An editable install does not notice that these have changed.
+kernel_sources = setup.py $(wildcard kernels/cpu/*.h kernels/cpu/*.cpp)
 
 .PHONY: demo test lint clean
 
@@ -29,11 +31,11 @@ lint: $(ready)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	rm -rf build
-	.venv/bin/python -m pip install --quiet --no-deps --target build/types .
+	SURROGATE_NO_EXTENSION=1 .venv/bin/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && ../../.venv/bin/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 # A torch that is already there stays: the package index's own brings gigabytes of CUDA libraries.
-$(ready): pyproject.toml constraints.txt
+$(ready): pyproject.toml constraints.txt $(kernel_sources)
 	@test -n "$(PYTHON)" || { echo "Error: no Python 3.11 to 3.13 found; make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv $(VENV_FLAGS) .venv
 	@if .venv/bin/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; \
@@ -42,4 +44,5 @@ $(ready): pyproject.toml constraints.txt
 	@touch $(ready)
 
 clean:
-	rm -rf .venv build dist surrogate_neuron.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist surrogate_neuron.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks \
+		kernels/cpu/*.so

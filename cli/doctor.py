@@ -32,11 +32,13 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     """Show versions, CPU, GPU and compiler, and name what is wrong with its cure.
 
     Exits with 0 if a surrogate can be trained and evaluated here, with 1 if not. Warnings concern
-    what only other jobs need: Brian2, Triton, a compiler.
+    what only makes it slower or what other jobs need: C++ kernels, Brian2, Triton, a compiler.
+    The C++ kernels are those of the fastest instruction-set level that was built and that the CPU
+    runs; SURROGATE_CPU_LEVEL=x86-64-v3 forces another.
 
     \b
     JSON keys: ok, problems, warnings, surrogate, python, platform, packages,
-    cpu, gpus, triton, compiler, brian2, sample, provider.
+    cpu, gpus, triton, compiler, brian2, sample, provider, kernels.
 
     \b
     Examples:
@@ -77,6 +79,14 @@ def _examine() -> dict[str, Any]:
     sample = _sample()
     if sample["error"]:
         problems.append(sample["error"])
+    kernels = _kernels()
+    if kernels["error"]:
+        problems.append(kernels["error"])
+    elif kernels["reason"]:
+        warnings.append(
+            f"C++ kernels {kernels['reason']}: torch computes instead, which is slower; install "
+            "g++ or clang++, then reinstall surrogate-neuron (pip install -v shows the build)"
+        )
     return {
         "ok": not problems,
         "problems": problems,
@@ -94,7 +104,8 @@ def _examine() -> dict[str, Any]:
             "codegen_target": _codegen_target(versions, compiler),
         },
         "sample": sample,
-        "provider": _provider(),
+        "provider": kernels["provider"],
+        "kernels": {key: kernels[key] for key in ("cpu_level", "reason")},
     }
 
 
@@ -133,12 +144,23 @@ def _sample() -> dict[str, Any]:
         return {"path": None, "trials": None, "error": f"bundled sample: {error}"}
 
 
-def _provider() -> str | None:
+def _kernels() -> dict[str, Any]:
+    found: dict[str, Any] = {"provider": None, "cpu_level": None, "reason": None, "error": None}
     try:
-        from surrogate.kernels import default_provider
+        from surrogate.kernels import cpu, default_provider
+
+        found |= {"cpu_level": cpu.level(), "reason": cpu.why_not()}
+        return found | {"provider": default_provider()}
     except ImportError:  # without torch, which is reported by itself
-        return None
-    return default_provider()
+        return found
+    except ValueError as error:  # SURROGATE_CPU_LEVEL names a level that cannot be had
+        return found | {"error": str(error)}
+
+
+def _provider_text(report: dict[str, Any]) -> str:
+    if report["provider"] == "cpu":
+        return f"cpu (C++, {report['kernels']['cpu_level']})"
+    return report["provider"] or "none"
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -160,7 +182,7 @@ def _text(report: dict[str, Any]) -> str:
         ("compiler", f"{compiler['version']} ({compiler['path']})" if compiler else "none found"),
         ("Brian2 target", report["brian2"]["codegen_target"] or "Brian2 is not installed"),
         ("sample", sample["error"] or f"{sample['trials']} trials, {sample['path']}"),
-        ("provider", report["provider"] or "none"),
+        ("provider", _provider_text(report)),
     ]
     lines = [f"{name:<15} {value}" for name, value in rows]
     lines += [f"warning: {line}" for line in report["warnings"]]

@@ -266,8 +266,9 @@ def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolde
 
     sizes = "-".join(map(str, config.hidden_sizes))
     name = "the bundled sample" if dataset.is_sample else str(dataset.path)
+    place = f"{device} ({default_provider(device)})"
     return (
-        f"{config.arch} {sizes} on {name}, {device} ({default_provider(device)}), seed {config.seed}\n"
+        f"{config.arch} {sizes} on {name}, {place}, seed {config.seed}\n"
         f"run folder: {folder.path}\n\n{config.recipe.to_toml()}"
     )
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,16 @@ MODULES = sorted(
     if path.name != "__init__.py"
 )
 
-# What each room may not import: imports point cli -> surrogate -> kernels.
+# What each room may not import: imports point cli -> brian_bridge -> surrogate -> kernels.
 FORBIDDEN = {
     "kernels": ("surrogate", "h5py", "brian2", "click", "sklearn", "matplotlib"),
-    "surrogate": ("surrogate.cli", "surrogate.benchmarks", "click", "brian2"),
+    "surrogate": (
+        *("surrogate.cli", "surrogate.benchmarks", "surrogate.brian_bridge"),
+        *("click", "brian2"),
+    ),
+    "brian_bridge": ("surrogate.cli", "surrogate.benchmarks", "click", "sklearn"),
 }
-ALLOWED = {"kernels": ("surrogate.kernels",), "surrogate": ()}
+ALLOWED = {"kernels": ("surrogate.kernels",), "surrogate": (), "brian_bridge": ()}
 
 
 def test_every_folder_is_a_listed_package() -> None:
@@ -38,7 +43,7 @@ def test_every_folder_is_a_listed_package() -> None:
         ".".join([package, *path.parent.relative_to(REPOSITORY / folder).parts])
         for package, folder in FOLDERS.items()
         for path in (REPOSITORY / folder).rglob("*")
-        if path.suffix in {".py", ".toml", ".h5"}
+        if path.suffix in {".py", ".toml", ".h5", ".h"}
     }
     assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
@@ -46,7 +51,7 @@ def test_every_folder_is_a_listed_package() -> None:
 def test_nothing_but_surrogate_is_installed_at_the_top_level() -> None:
     packages = PYPROJECT["tool"]["setuptools"]["packages"]
     assert {package.partition(".")[0] for package in packages} == {"surrogate"}
-    for folder in ("kernels", "cli", "benchmarks"):
+    for folder in set(FOLDERS.values()) - {"surrogate"}:
         installed = importlib.metadata.packages_distributions().get(folder, [])
         assert "surrogate-neuron" not in installed
 
@@ -85,7 +90,7 @@ def _is_under(name: str, packages: tuple[str, ...]) -> bool:
 
 def _imported_names(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _executed(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -93,6 +98,15 @@ def _imported_names(path: Path) -> set[str]:
             # `from surrogate import cli` imports surrogate.cli, so both readings count.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below, without those that only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _executed(child)
 
 
 def test_surrogate_imports_without_brian2_and_triton() -> None:
@@ -106,15 +120,25 @@ def test_surrogate_imports_without_brian2_and_triton() -> None:
 
 def test_files_that_commands_need_are_packaged() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    homes = {
+        name: REPOSITORY / _folder(name) for name in PYPROJECT["tool"]["setuptools"]["packages"]
+    }
     packaged = {
         path
         for package, globs in patterns.items()
         for glob in globs
-        for path in (REPOSITORY / package.replace(".", "/")).glob(glob)
+        for path in homes[package].glob(glob)
     }
     needed = {
         path
-        for path in (REPOSITORY / "surrogate").rglob("*")
-        if path.suffix in {".toml", ".h5"} or path.name == "py.typed"
+        for folder in FOLDERS.values()
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.suffix in {".toml", ".h5", ".h", ".cpp"} or path.name == "py.typed"
     }
     assert needed == packaged
+
+
+def _folder(package: str) -> str:
+    """Where the files of ``package`` lie: below the nearest package with a folder of its own."""
+    parent = max((name for name in FOLDERS if f"{package}.".startswith(f"{name}.")), key=len)
+    return FOLDERS[parent] + package.removeprefix(parent).replace(".", "/")

@@ -1,14 +1,10 @@
 // Memory that starts at a cache line and only grows; large pieces in large pages where Linux has them.
-//
-// With SURROGATE_POISON defined every new piece is filled with NaN, so that a value read before it is
-// written shows.
 #ifndef SURROGATE_MEMORY_H
 #define SURROGATE_MEMORY_H
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 
 #if defined(__linux__)
@@ -40,9 +36,6 @@ class Buffer {
 #if defined(__linux__)
       // Random columns of wide weights would otherwise wait for address translation; 5 % of a step.
       if (start == kLargePage) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
-#if defined(SURROGATE_POISON)
-      for (size_t i = 0; i < size; ++i) data_[i] = std::numeric_limits<T>::quiet_NaN();
 #endif
     }
     return data_;

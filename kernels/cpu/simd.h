@@ -1,7 +1,7 @@
 // Vectors of the widest registers that the compiler was told to use, and tanh and sigmoid on them.
 //
 // Written with the vector extensions of GCC and Clang, which compile for x86-64 and arm64 alike; other
-// compilers get a struct of one number. C++11, and correct under -ffast-math.
+// compilers, and those told SURROGATE_SCALAR, get vectors of one number. C++11, correct under -ffast-math.
 #ifndef SURROGATE_SIMD_H
 #define SURROGATE_SIMD_H
 
@@ -18,7 +18,9 @@ namespace surrogate {
 #endif
 
 // Accumulators is how many registers a product keeps its sums in; the rest hold operands.
-#if defined(__AVX512F__)
+#if defined(SURROGATE_SCALAR)
+constexpr int kVectorBytes = 8, kAccumulators = 8;
+#elif defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kAccumulators = 24;
 #elif defined(__AVX__)
 constexpr int kVectorBytes = 32, kAccumulators = 12;
@@ -28,7 +30,7 @@ constexpr int kVectorBytes = 16, kAccumulators = 24;
 constexpr int kVectorBytes = 16, kAccumulators = 8;
 #endif
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(SURROGATE_SCALAR)
 
 template <class T>
 struct Vector {
