@@ -234,57 +234,6 @@ void deactivate(const Layer<T> &layer, int rows, CellGradients<T> at) {
   else deactivate_plain(layer, rows, at);
 }
 
-// to[column] = bias[column] + the weight columns of the active channels, one block of units.
-template <class T, int NV>
-void sum_events_of(const int16_t *channel, int32_t events, const T *w, const T *bias, T *to) {
-  typedef Vector<T> F;
-  typename F::type sum[NV];
-  for (int v = 0; v < NV; ++v) sum[v] = F::load(bias + v * F::lanes);
-  for (int32_t e = 0; e < events; ++e) {
-    const T *column = w + ptrdiff_t(channel[e]) * NV * F::lanes;
-    for (int v = 0; v < NV; ++v) sum[v] += F::load(column + v * F::lanes);
-  }
-  for (int v = 0; v < NV; ++v) F::store(to + v * F::lanes, sum[v]);
-}
-
-template <class T>
-void sum_events(const Layer<T> &layer, const int16_t *channel, int32_t events, const T *w,
-                const T *bias, T *to) {
-  typedef Vector<T> F;
-  switch (layer.input.vectors) {
-    case 1: sum_events_of<T, 1>(channel, events, w, bias, to); break;
-    case 2: sum_events_of<T, 2>(channel, events, w, bias, to); break;
-    case 3: sum_events_of<T, 3>(channel, events, w, bias, to); break;
-    default: sum_events_of<T, 4>(channel, events, w, bias, to);
-  }
-  for (int v = layer.input_width(); v < layer.width; v += F::lanes)
-    F::store(to + v, F::load(bias + v));
-}
-
-// The way back: each active channel's weight gradient gains the gradient of the sums.
-template <class T, int NV>
-void spread_to_events_of(const int16_t *channel, int32_t events, const T *grad, T *w) {
-  typedef Vector<T> F;
-  typename F::type own[NV];
-  for (int v = 0; v < NV; ++v) own[v] = F::load(grad + v * F::lanes);
-  for (int32_t e = 0; e < events; ++e) {
-    T *column = w + ptrdiff_t(channel[e]) * NV * F::lanes;
-    for (int v = 0; v < NV; ++v)
-      F::store(column + v * F::lanes, F::load(column + v * F::lanes) + own[v]);
-  }
-}
-
-template <class T>
-void spread_to_events(const Layer<T> &layer, const int16_t *channel, int32_t events, const T *grad,
-                      T *w) {
-  switch (layer.input.vectors) {
-    case 1: return spread_to_events_of<T, 1>(channel, events, grad, w);
-    case 2: return spread_to_events_of<T, 2>(channel, events, grad, w);
-    case 3: return spread_to_events_of<T, 3>(channel, events, grad, w);
-    default: return spread_to_events_of<T, 4>(channel, events, grad, w);
-  }
-}
-
 }  // namespace surrogate
 
 #endif

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cells.h"
+#include "events.h"
 #include "layer.h"
 #include "memory.h"
 #include "product.h"

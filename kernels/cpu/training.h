@@ -8,15 +8,10 @@
 
 #include <memory>
 
+#include "events.h"
 #include "stack.h"
 
 namespace surrogate {
-
-// Input events: row `sequence * steps + step` lists the active channels.
-struct Events {
-  const int16_t *channel;
-  const int32_t *row_ptr;
-};
 
 template <class T>
 class Training {
@@ -315,7 +310,7 @@ class Training {
 
   void add_weight_gradients(size_t l, Events events, int from, int to) {
     const Layer<T> &own = layer(l);
-    if (l == 0) spread(events, from, to);
+    if (l == 0) add_event_gradients(events, from, to);
     const int group = kRows / batch_ > 1 ? kRows / batch_ : 1;
     for (int t = from; t < to; t += group) {
       const int steps = to - t < group ? to - t : group;
@@ -341,19 +336,28 @@ class Training {
     }
   }
 
-  void spread(Events events, int from, int to) {
+  // Gradients of the first layer's input weights. Many panels repay sorting the events by channel: each
+  // weight is then read and written once a chunk, not once an event.
+  void add_event_gradients(Events events, int from, int to) {
     const Layer<T> &own = layer(0);
+    const bool sorted = own.panels > 2;
+    if (sorted)
+      order_.sort(events, own.inputs, batch_, steps_, from, to, gates_step(0), own.width);
     for (int p = 0; p < own.panels; ++p) {
-      T *input = own_[0]->grad_input.data() + size_t(p) * own.inputs * own.input_width();
-      for (int t = from; t < to; ++t) {
-        const T *row = grad_gates_.data() + gates_step(0) * (t - from) +
-                       size_t(p) * batch_ * own.width;
-        for (int b = 0; b < batch_; ++b, row += own.width) {
-          const int32_t *at = events.row_ptr + size_t(b) * steps_ + t;
-          spread_to_events(own, events.channel + at[0], at[1] - at[0], row, input);
-        }
-      }
+      T *to_panel = own_[0]->grad_input.data() + size_t(p) * own.inputs * own.input_width();
+      const T *grad = grad_gates_.data() + size_t(p) * batch_ * own.width;
+      if (sorted) gather_gradients(own, order_, grad, to_panel);
+      else spread(events, from, to, grad, to_panel);
     }
+  }
+
+  void spread(Events events, int from, int to, const T *grad, T *to_panel) const {
+    for (int t = from; t < to; ++t, grad += gates_step(0))
+      for (int b = 0; b < batch_; ++b) {
+        const int32_t *at = events.row_ptr + size_t(b) * steps_ + t;
+        spread_to_events(layer(0), events.channel + at[0], at[1] - at[0],
+                         grad + size_t(b) * layer(0).width, to_panel);
+      }
   }
 
   void unpack_gradients(const std::vector<Parameters<T> > &gradients) {
@@ -400,6 +404,7 @@ class Training {
   bool kept_;
   std::vector<std::unique_ptr<Own> > own_;
   Buffer<T> grad_gates_, units_;
+  ChannelOrder order_;
 };
 
 }  // namespace surrogate
