@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from surrogate.kernels import cpu
+from surrogate.kernels import cpu, triton
 from surrogate.kernels.cpu.provider import run_stack_cpu
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.reference import run_stack_reference
@@ -23,13 +25,31 @@ PROVIDERS: dict[str, Provider] = {
     "reference": run_stack_reference,
     "torch": run_stack_torch,
     "cpu": run_stack_cpu,
+    "triton": triton.run_stack_triton,
 }
 
 
 def default_provider(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """The provider used where none is named: the fastest for weights of this device and dtype."""
-    on_cpu = torch.device(device).type == "cpu" and dtype in (torch.float32, torch.float64)
-    return "cpu" if on_cpu and cpu.load() is not None else "torch"
+    """The provider used where none is named: the fastest for weights of this device and dtype.
+
+    Where that is not the device's own, a line on stderr says so, once.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        in_cpp = dtype in (torch.float32, torch.float64) and cpu.load() is not None
+        return "cpu" if in_cpp else "torch"
+    if triton.usable(device, dtype):
+        return "triton"
+    _tell_once(
+        f"surrogate: no Triton kernels for {dtype} on {device.type} here "
+        f"({triton.available() or 'not this dtype or GPU'}); computing with torch, which is slower"
+    )
+    return "torch"
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def run_stack(

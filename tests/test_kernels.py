@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, cpu, run_stack
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, cpu, run, run_stack
 
 ARCHITECTURES = ("rnn", "gru", "lstm")
 built = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
-EVERY = [pytest.param(name, marks=built if name == "cpu" else ()) for name in PROVIDERS]
+# The Triton kernels have suites of their own, for the interpreter and for a GPU.
+EVERY = [
+    pytest.param(name, marks=built if name == "cpu" else ())
+    for name in PROVIDERS
+    if name != "triton"
+]
 FAST = [each for each in EVERY if each.values != ("reference",)]
 _NN = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 
@@ -237,3 +242,18 @@ def test_published_parameter_counts_are_exact(arch, sizes, count) -> None:
 def test_impossible_stacks_are_refused_with_value_and_range(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         StackSpec(**{"arch": "rnn", "hidden_sizes": (8, 2), **arguments})
+
+
+def test_a_device_without_kernels_falls_back_to_torch_and_says_so_once(capsys) -> None:
+    run._tell_once.cache_clear()
+    assert [run.default_provider("meta"), run.default_provider("meta")] == ["torch", "torch"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no Triton kernels for torch.float32 on meta here" in line
+    assert run.default_provider("cpu", torch.float16) == "torch"
+
+
+def test_triton_kernels_asked_for_where_they_cannot_run_say_why() -> None:
+    spec = StackSpec("rnn", (3, 2), input_size=9)
+    weights, events, _ = _problem(spec, 2, 5)
+    with pytest.raises(ValueError, match="the Triton kernels cannot run this stack"):
+        run_stack(spec, weights, events, provider="triton")

@@ -5,6 +5,8 @@ layer above both ended at iteration s + 1, whose gradients are all that an itera
 gradients of the slots are written for every step; weight gradients are matrix products of them.
 """
 
+# Device code has no annotations, and its tuples grow.
+# mypy: allow-untyped-defs, disable-error-code="assignment"
 from __future__ import annotations
 
 import triton
@@ -183,9 +185,7 @@ def _add_products(
                 other=0,
                 cache_modifier=".cg",
             )
-            total = tl.dot(
-                matrix, block, total, input_precision="ieee", out_dtype=total.dtype
-            )
+            total = tl.dot(matrix, block, total, input_precision="ieee", out_dtype=total.dtype)
     return total
 
 
@@ -281,7 +281,7 @@ def blocked_backward(
                     IH_SLOTS,
                     INPUT_BLOCK,
                 )
-                # At the last step the state's gradient is given; there is no next step to come from.
+                # The last step has no next one: its state's gradient is given.
                 dh = _add_products(
                     dh,
                     weight + start + GATES * size * below,

@@ -30,7 +30,16 @@ from surrogate.kernels.triton.plan import plan_step
 from surrogate.kernels.triton.step import PackedLayout, step_options
 from surrogate.kernels.triton.step_kernels import step_kernel
 
-__all__ = ["SHARED_LIMIT", "Case", "Resources", "cases_of", "compile_case", "report", "step_cases"]
+__all__ = [
+    "SHARED_LIMIT",
+    "Case",
+    "Resources",
+    "cases_of",
+    "compile_case",
+    "report",
+    "step_cases",
+    "worse",
+]
 
 #: Shared memory that one program may use, bytes, by compute capability: 163 KB and 227 KB (CUDA
 #: C++ Programming Guide, "Technical Specifications per Compute Capability").
@@ -80,9 +89,28 @@ class Resources:
     warps: int
 
 
-def step_cases(spec: StackSpec, neurons: int, processors: int = 132) -> list[Case]:
+def worse(found: Resources, recorded: Resources, capability: int) -> list[str]:
+    """What is worse than recorded, a phrase each; registers may vary by a tenth and 8.
+
+    More shared memory than a program may use compiles nevertheless, and fails at the launch.
+    """
+    allowed = {"registers": recorded.registers * 1.1 + 8}
+    complaints = [
+        f"{name} {value}, recorded {expected}"
+        for name, value in asdict(found).items()
+        for expected in [getattr(recorded, name)]
+        if value > allowed.get(name, expected)
+    ]
+    if found.shared_bytes > SHARED_LIMIT[capability]:
+        complaints.append(
+            f"shared_bytes {found.shared_bytes}, the limit is {SHARED_LIMIT[capability]}"
+        )
+    return complaints
+
+
+def step_cases(spec: StackSpec, neurons: int) -> list[Case]:
     """The kernel that one step of ``neurons`` neurons launches, in float32."""
-    plan = plan_step(spec, neurons, processors=processors)
+    plan = plan_step(spec, neurons)
     options = step_options(spec, plan, PackedLayout.of(spec, plan), own_weights=False)
     constants = {name: value for name, value in options.items() if name in step_kernel.arg_names}
     signature = {
@@ -170,7 +198,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     head = ("configuration", "kernel", "sm", "registers", "spills", "shared", "warps")
@@ -181,7 +209,8 @@ def main() -> None:
         print("{:28} {:14} {:3} {:9} {:7} {:8} {:5}".format(*row.values()), flush=True)
     if arguments.json:
         versions = {"triton": triton.__version__}
-        text = json.dumps({"versions": versions, "batch": BATCH, "rows": rows}, indent=1)
+        record = {"versions": versions, "batch": BATCH, "rows": rows}
+        text = json.dumps(record, indent=1)
         aside = arguments.json.with_name(f".{arguments.json.name}.partial")
         aside.write_text(text + "\n", encoding="utf-8")
         os.replace(aside, arguments.json)

@@ -6,7 +6,7 @@ from surrogate.kernels.spec import ARCHITECTURES, StackSpec
 
 __all__ = ["HIDDEN_SIZES", "configurations", "name_of"]
 
-#: The six sizes of the blog's grid of 216 runs. It publishes five; 128-32-2 stands in for the other.
+#: The six sizes of the blog's grid of 216 runs; five are published, 128-32-2 stands in for one.
 HIDDEN_SIZES = (
     (32, 16, 2),
     (128, 32, 2),

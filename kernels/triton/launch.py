@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,13 @@ from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
 from surrogate.kernels.triton.forward import blocked_forward, resident_forward
 from surrogate.kernels.triton.layout import ALIGNMENT, TABLE_COLUMNS, StackLayout, Tiling
 
-__all__ = ["backward_constants", "kernel_constants", "launch_backward", "launch_forward", "weight_gradients"]
+__all__ = [
+    "backward_constants",
+    "kernel_constants",
+    "launch_backward",
+    "launch_forward",
+    "weight_gradients",
+]
 
 
 def kernel_constants(layout: StackLayout, tiling: Tiling) -> dict[str, Any]:
@@ -47,6 +54,12 @@ def backward_constants(layout: StackLayout) -> dict[str, Any]:
     return {"IH_SLOTS": layout.slots_of_gates("ih"), "HH_SLOTS": layout.slots_of_gates("hh")}
 
 
+@functools.lru_cache
+def _table(layout: StackLayout, block: int, device: torch.device) -> Tensor:
+    """Kept, because copying it to a GPU waits for all work before."""
+    return torch.tensor(layout.table(block), dtype=torch.int32, device=device)
+
+
 def _launch_blocked(
     kernel: Any,
     buffers: Sequence[Tensor],
@@ -59,7 +72,7 @@ def _launch_blocked(
     """Returns int32 [1]: 1 if programs waited for each other in vain and results are wrong."""
     models, device = buffers[0].shape[0], buffers[0].device
     tiles = triton.cdiv(batch, tiling.batch)
-    table = torch.tensor(layout.table(tiling.units), dtype=torch.int32, device=device)
+    table = _table(layout, tiling.units, device)
     arrived = torch.zeros(models * tiles * COUNTER_STRIDE, dtype=torch.int32, device=device)
     failed = torch.zeros(1, dtype=torch.int32, device=device)
     options = {"launch_cooperative_grid": True} if tiling.parts > 1 else {}
@@ -77,6 +90,14 @@ def _launch_blocked(
         num_warps=tiling.warps,
     )
     return failed
+
+
+def _spoil(results: Tensor, columns: slice, failed: Tensor) -> None:
+    """NaN in ``columns``, the last layer's, where a barrier failed.
+
+    So outputs and gradients show it, and nobody waits for the GPU to learn of it.
+    """
+    results[..., columns].masked_fill_(failed.bool(), float("nan"))
 
 
 def launch_forward(
@@ -129,17 +150,9 @@ def launch_forward(
             num_warps=tiling.warps,
         )
     else:
-        failed = _launch_blocked(
-            blocked_forward, buffers, layout, tiling, batch, steps, KEEP=keep
-        )
-        _spoil(hidden, failed, tiling)
+        failed = _launch_blocked(blocked_forward, buffers, layout, tiling, batch, steps, KEEP=keep)
+        _spoil(hidden, layout.columns(len(layout.sizes) - 1), failed)
     return hidden, memory, slots
-
-
-def _spoil(results: Tensor, failed: Tensor, tiling: Tiling) -> None:
-    """NaN where a barrier failed: seen without waiting for the GPU, and by whoever uses them."""
-    if tiling.parts > 1:
-        results.masked_fill_(failed.bool(), float("nan"))
 
 
 def launch_backward(
@@ -195,7 +208,7 @@ def launch_backward(
         failed = _launch_blocked(
             blocked_backward, buffers, layout, tiling, batch, steps, **slots_of_gates
         )
-        _spoil(grad_slots, failed, tiling)
+        _spoil(grad_slots, layout.slot_columns(len(layout.sizes) - 1, "hh"), failed)
     initial_h = layout.by_layer(grad_h)
     for layer, width in enumerate(layout.widths):
         first_step = grad_slots[:, layer, :, layout.slot_columns(layer, "hh")]
@@ -209,26 +222,29 @@ def launch_backward(
 
 def weight_gradients(
     layout: StackLayout, steps: int, hidden: Tensor, grad_slots: Tensor
-) -> list[Tensor | None]:
-    """Gradients of all weights but the first ``weight_ih``, in the order of ``weights``.
+) -> list[Tensor]:
+    """Gradients of all weights but the first, ``weight_ih`` of the first layer, in their order.
 
     Each matrix's is one product over all steps and sequences.
     """
-    gradients: list[Tensor | None] = []
+    gradients: list[Tensor] = []
     for layer, width in enumerate(layout.widths):
         rows = slice(layer, layer + steps)
-        matrices: list[Tensor | None] = []
-        biases: list[Tensor | None] = []
+        matrices: list[Tensor] = []
+        biases: list[Tensor] = []
+        first = layout.slots * layout.offsets[layer]
+        sums = grad_slots[:, rows, :, first : first + layout.slots * width].sum((1, 2))
+        by_slot = sums.unflatten(1, (layout.slots, width))[:, :, : layout.sizes[layer]]
         for weight, source in (("ih", layer - 1), ("hh", layer)):
-            grad = grad_slots[:, rows, :, layout.slot_columns(layer, weight)].flatten(1, 2)
-            # The GRU's candidate comes first among the rows of weight_hh.
-            shift = -width if layout.arch == "gru" and weight == "hh" else 0
-            biases.append(layout.unpad_rows(grad.sum(1).roll(shift, 1), layer))
+            of_gates = [by_slot[:, slot] for slot in layout.slots_of_gates(weight)]
+            biases.append(torch.cat(of_gates, 1))
             if source < 0:
-                matrices.append(None)
                 continue
+            grad = grad_slots[:, rows, :, layout.slot_columns(layer, weight)].flatten(1, 2)
             values = hidden[:, rows, :, layout.columns(source)].flatten(1, 2)
             product = grad.transpose(1, 2) @ values
-            matrices.append(layout.unpad_rows(product.roll(shift, 1), layer))
+            if layout.arch == "gru" and weight == "hh":
+                product = product.roll(-width, 1)  # its last gate came first
+            matrices.append(layout.unpad_rows(product, layer))
         gradients += matrices + biases
     return gradients

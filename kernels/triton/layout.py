@@ -152,7 +152,8 @@ class StackLayout:
         """``[models, gates * size, ...]`` to ``[models, gates, width, ...]``, zeros in excess."""
         by_gate = rows.unflatten(1, (self.gates, self.sizes[layer]))
         excess = self.widths[layer] - self.sizes[layer]
-        return F.pad(by_gate, (0, 0) * (by_gate.dim() - 3) + (0, excess))
+        # Most layers need no padding, and it would copy them.
+        return F.pad(by_gate, (0, 0) * (by_gate.dim() - 3) + (0, excess)) if excess else by_gate
 
     def unpad_rows(self, rows: Tensor, layer: int) -> Tensor:
         """The inverse of :meth:`pad_rows`, from ``[models, gates * width, ...]``."""
@@ -177,7 +178,8 @@ class StackLayout:
                 if source < 0:
                     continue
                 matrix = self.pad_rows(weights[4 * layer + (source == layer)], layer)
-                matrix = F.pad(matrix, (0, self.widths[source] - self.sizes[source]))
+                if self.widths[source] > self.sizes[source]:
+                    matrix = F.pad(matrix, (0, self.widths[source] - self.sizes[source]))
                 parts.append((matrix.transpose(2, 3) if transpose else matrix).flatten(1))
         return torch.cat(parts, 1)
 

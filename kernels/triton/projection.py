@@ -5,17 +5,20 @@ sums them. Backward walks each channel's bins (CSC) and sums the gates' gradient
 no atomics, so that two runs agree bit for bit.
 """
 
+# mypy: allow-untyped-defs
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["gather_sum", "project_events", "segment_sum", "sum_by_channel"]
+__all__ = ["gather_sum", "launch_options", "project_events", "segment_sum", "sum_by_channel"]
 
 #: Events summed at once; a bin of the L5PC data holds about 14.
-EVENT_BLOCK = 16
+EVENTS_AT_ONCE = 16
 MAX_COLUMN_BLOCK = 256
 
 
@@ -28,10 +31,10 @@ def gather_sum(
     batch,
     steps,
     input_size,
-    columns,
-    PER_MODEL: tl.constexpr,
-    EVENTS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    COLUMN_BLOCK: tl.constexpr,
+    EVENT_BLOCK: tl.constexpr,
+    PER_MODEL: tl.constexpr,
 ):
     """``out[m, t, b] = sum of weight[m, c] over the channels c active in bin t of sequence b``."""
     row = tl.program_id(0)
@@ -39,19 +42,19 @@ def gather_sum(
     source = (row % batch) * steps + row // batch
     if PER_MODEL:
         source += tl.program_id(2) * batch * steps
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    wanted = column < columns
-    weight += model * input_size * columns
-    total = tl.zeros((COLUMNS,), out.dtype.element_ty)
+    column = tl.program_id(1) * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
+    wanted = column < COLUMNS
+    weight += model * input_size * COLUMNS
+    total = tl.zeros((COLUMN_BLOCK,), out.dtype.element_ty)
     stop = tl.load(row_ptr + source + 1)
-    for first in range(tl.load(row_ptr + source), stop, EVENTS):
-        event = first + tl.arange(0, EVENTS)
+    for first in range(tl.load(row_ptr + source), stop, EVENT_BLOCK):
+        event = first + tl.arange(0, EVENT_BLOCK)
         active = tl.load(channel + event, mask=event < stop, other=0).to(tl.int32)
         inside = (event < stop)[:, None] & wanted[None, :]
         total += tl.sum(
-            tl.load(weight + active[:, None] * columns + column[None, :], mask=inside, other=0), 0
+            tl.load(weight + active[:, None] * COLUMNS + column[None, :], mask=inside, other=0), 0
         )
-    place = (model * steps * batch + row) * columns
+    place = (model * steps * batch + row) * COLUMNS
     tl.store(out + place + column, total, mask=wanted)
 
 
@@ -62,38 +65,46 @@ def segment_sum(
     channel_ptr,  # int32 [event models * input_size + 1]
     out,  # [models, input_size, columns]
     rows,
-    width,
-    first_column,
     input_size,
-    columns,
-    PER_MODEL: tl.constexpr,
-    EVENTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FIRST_COLUMN: tl.constexpr,
     COLUMNS: tl.constexpr,
+    COLUMN_BLOCK: tl.constexpr,
+    EVENT_BLOCK: tl.constexpr,
+    PER_MODEL: tl.constexpr,
 ):
-    """``out[m, c] = sum of grad[m, r, first_column:] over the rows r in which c was active``."""
+    """``out[m, c] = sum of grad[m, r, FIRST_COLUMN:] over the rows r in which c was active``."""
     channel = tl.program_id(0)
     model = tl.program_id(2).to(tl.int64)
     segment = channel
     if PER_MODEL:
         segment += tl.program_id(2) * input_size
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    wanted = column < columns
-    grad += model * rows * width + first_column
-    total = tl.zeros((COLUMNS,), out.dtype.element_ty)
+    column = tl.program_id(1) * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
+    wanted = column < COLUMNS
+    grad += model * rows * WIDTH + FIRST_COLUMN
+    total = tl.zeros((COLUMN_BLOCK,), out.dtype.element_ty)
     stop = tl.load(channel_ptr + segment + 1)
-    for first in range(tl.load(channel_ptr + segment), stop, EVENTS):
-        event = first + tl.arange(0, EVENTS)
+    for first in range(tl.load(channel_ptr + segment), stop, EVENT_BLOCK):
+        event = first + tl.arange(0, EVENT_BLOCK)
         active = tl.load(row + event, mask=event < stop, other=0).to(tl.int64)
         inside = (event < stop)[:, None] & wanted[None, :]
         total += tl.sum(
-            tl.load(grad + active[:, None] * width + column[None, :], mask=inside, other=0), 0
+            tl.load(grad + active[:, None] * WIDTH + column[None, :], mask=inside, other=0), 0
         )
-    place = (model * input_size + channel) * columns
+    place = (model * input_size + channel) * COLUMNS
     tl.store(out + place + column, total, mask=wanted)
 
 
-def _column_block(columns: int) -> int:
-    return min(MAX_COLUMN_BLOCK, triton.next_power_of_2(columns))
+def launch_options(columns: int, per_model: bool) -> dict[str, Any]:
+    """The compile-time arguments that both kernels share, and their warps."""
+    block = min(MAX_COLUMN_BLOCK, triton.next_power_of_2(columns))
+    return {
+        "COLUMNS": columns,
+        "COLUMN_BLOCK": block,
+        "EVENT_BLOCK": EVENTS_AT_ONCE,
+        "PER_MODEL": per_model,
+        "num_warps": 2 if block > 128 else 1,
+    }
 
 
 def project_events(
@@ -110,8 +121,8 @@ def project_events(
     """
     models, columns, input_size = weight.shape
     out = weight.new_empty(models, steps, batch, columns)
-    block = _column_block(columns)
-    gather_sum[(steps * batch, triton.cdiv(columns, block), models)](
+    options = launch_options(columns, per_model=row_ptr.numel() - 1 > batch * steps)
+    gather_sum[(steps * batch, triton.cdiv(columns, options["COLUMN_BLOCK"]), models)](
         weight.transpose(1, 2).contiguous(),
         channel,
         row_ptr,
@@ -119,11 +130,7 @@ def project_events(
         batch,
         steps,
         input_size,
-        columns,
-        PER_MODEL=row_ptr.numel() - 1 > batch * steps,
-        EVENTS=EVENT_BLOCK,
-        COLUMNS=block,
-        num_warps=2,
+        **options,
     )
     return out
 
@@ -168,20 +175,16 @@ def sum_by_channel(
     count = columns.stop - columns.start
     rows, channel_ptr = _by_channel(channel, row_ptr, batch, steps, input_size)
     out = grad.new_empty(models, input_size, count)
-    block = _column_block(count)
-    segment_sum[(input_size, triton.cdiv(count, block), models)](
+    options = launch_options(count, per_model=row_ptr.numel() - 1 > batch * steps)
+    segment_sum[(input_size, triton.cdiv(count, options["COLUMN_BLOCK"]), models)](
         grad,
         rows,
         channel_ptr,
         out,
         iterations * batch,
-        width,
-        columns.start,
         input_size,
-        count,
-        PER_MODEL=row_ptr.numel() - 1 > batch * steps,
-        EVENTS=EVENT_BLOCK,
-        COLUMNS=block,
-        num_warps=2,
+        WIDTH=width,
+        FIRST_COLUMN=columns.start,
+        **options,
     )
     return out.transpose(1, 2).contiguous()

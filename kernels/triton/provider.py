@@ -54,7 +54,9 @@ def _recurrent_stack(
     final_c = None
     if arch == "lstm":
         final_c = [memory[:, steps + layer, :, layout.columns(layer)] for layer in layers]
-    top = hidden[:, len(sizes) :, :, layout.columns(len(sizes) - 1)].transpose(1, 2).contiguous()
+    top = hidden[:, len(sizes) :, :, layout.columns(len(sizes) - 1)].transpose(1, 2)
+    # An operator's result must not share memory with another.
+    top = top.clone(memory_format=torch.contiguous_format)
     return top, layout.collect_state(final_h, final_c), hidden, memory, slots
 
 
@@ -102,7 +104,7 @@ def _recurrent_stack_backward(
     grad_slots, grad_state = launch_backward(
         layout, _tiling(layout, grad_state), grad_top, grad_state, weights, hidden, memory, slots
     )
-    _, *others = weight_gradients(layout, steps, hidden, grad_slots)
+    others = weight_gradients(layout, steps, hidden, grad_slots)
     first = sum_by_channel(
         grad_slots,
         layout.slot_columns(0, "ih"),

@@ -10,8 +10,10 @@ import triton
 from torch import Tensor
 
 from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.triton import available, usable
 from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
 from surrogate.kernels.triton.cells import SLOTS
+from surrogate.kernels.triton.chips import chip_of
 from surrogate.kernels.triton.plan import StepPlan, plan_step
 from surrogate.kernels.triton.step_kernels import collect_events_kernel, step_kernel
 
@@ -45,8 +47,7 @@ class PackedLayout(NamedTuple):
             return start
 
         for size, at in zip(spec.recurrent_sizes, spec.state_slices, strict=True):
-            block_u = min(plan.units, triton.next_power_of_2(size))
-            block_k = min(plan.inner, max(16, triton.next_power_of_2(size)))
+            block_u, block_k = plan.units_of(size), plan.inner_of(size)
             width = triton.cdiv(size, block_u) * block_u
             hidden = triton.cdiv(size, block_k) * block_k
             layers.append(
@@ -120,7 +121,7 @@ class TritonStepper:
     neurons : int
         Number of neurons N.
     dtype : torch.float32 (default) or torch.float64
-        Of arithmetic, state and outputs.
+        Of arithmetic, state and outputs; float64 in Triton's interpreter only.
     state, outputs : Tensor, optional
         Contiguous tensors [N, spec.state_size] and [N, 2] to work in; new ones, zeroed, if not
         given.
@@ -137,7 +138,7 @@ class TritonStepper:
     Raises
     ------
     ValueError
-        If a shape, a dtype or the plan does not fit.
+        If a shape, a dtype or the plan does not fit, or Triton cannot run here.
     """
 
     def __init__(
@@ -151,13 +152,14 @@ class TritonStepper:
         outputs: Tensor | None = None,
         plan: StepPlan | None = None,
     ) -> None:
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"dtype {dtype}: expected torch.float32 or torch.float64")
         own_weights = _check_shapes(spec, weights, neurons)
         device = weights["layers.0.weight_ih_l0"].device
+        if not usable(device, dtype):
+            reason = available() or f"weights on {device} and {dtype}, expected a GPU and float32"
+            raise ValueError(f"the Triton kernels cannot run this stack: {reason}")
         self.spec = spec
         self.neurons = neurons
-        self.plan = plan or plan_step(spec, neurons, own_weights=own_weights)
+        self.plan = plan or plan_step(spec, neurons, chip_of(device), own_weights)
         if own_weights and self.plan.neurons != 1:
             raise ValueError(f"{self.plan}: neurons with their own weights take one per program")
         self.state = self._array(state, (neurons, spec.state_size), dtype, device, "state")
@@ -291,7 +293,7 @@ def step_options(
         "COUNTERS": COUNTER_STRIDE,
         "POLLS": MAX_POLLS,
         "num_warps": plan.warps,
-        "num_stages": plan.stages,
+        "num_stages": 1,
         "launch_cooperative_grid": plan.split > 1,
     }
 

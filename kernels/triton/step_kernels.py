@@ -9,6 +9,8 @@ of the state, its block of units, its block as an inner dimension, its size roun
 units, and the offsets of its input weights, hidden weights and biases among the packed weights.
 """
 
+# Triton has neither annotations nor unpacking of tuples into others.
+# mypy: allow-untyped-defs, disable-error-code="assignment"
 from __future__ import annotations
 
 import triton
@@ -56,10 +58,9 @@ def _add_events(
 @triton.jit
 def _add_product(
     sums,  # a tuple of [N, U] by gate
-    x,  # [neurons, ROW], at the first of SIZE elements
+    x,  # [N, ROW], at the first of SIZE elements
     weight,  # [U], at the units of row 0 and gate 0
-    first,
-    neurons,
+    left,  # neurons from the tile's first on
     ROW: tl.constexpr,
     SIZE: tl.constexpr,
     INNER: tl.constexpr,
@@ -74,7 +75,7 @@ def _add_product(
         parts = _zeros(x, GATES, INNER, UNITS)
         for start in range(0, SIZE, INNER):
             k = start + tl.arange(0, INNER)
-            value = tl.load(x + first * ROW + k, mask=k < SIZE, other=0)[:, None]
+            value = tl.load(x + k, mask=k < SIZE, other=0)[:, None]
             place = weight[None, :] + k[:, None] * (GATES * WIDTH)
             new = ()
             for gate in tl.static_range(GATES):
@@ -85,10 +86,10 @@ def _add_product(
             new = new + (sums[gate] + tl.sum(parts[gate], 0)[None, :],)
         sums = new
     else:
-        neuron = first + tl.arange(0, NEURONS)[:, None]
+        neuron = tl.arange(0, NEURONS)[:, None]
         for start in range(0, SIZE, INNER):
             k = start + tl.arange(0, INNER)
-            wanted = (neuron < neurons) & (k < SIZE)[None, :]
+            wanted = (neuron < left) & (k < SIZE)[None, :]
             value = tl.load(x + neuron * ROW + k[None, :], mask=wanted, other=0)
             place = weight[None, :] + k[:, None] * (GATES * WIDTH)
             new = ()
@@ -126,8 +127,7 @@ def _advance_layer(
     channel,
     begin,
     end,
-    first,
-    neurons,
+    left,
     arrived,
     failed,
     ARCH: tl.constexpr,
@@ -152,11 +152,11 @@ def _advance_layer(
     WIDTH: tl.constexpr = LAYERS[L][4]
     IN_PLACE: tl.constexpr = WIDTH == UNITS
 
-    neuron = first + tl.arange(0, NEURONS)[:, None]
+    neuron = tl.arange(0, NEURONS)[:, None]
     part = tl.program_id(1)
     for start in range(part * UNITS, WIDTH, SPLIT * UNITS):
         unit = start + tl.arange(0, UNITS)
-        wanted = (neuron < neurons) & (unit < SIZE)[None, :]
+        wanted = (neuron < left) & (unit < SIZE)[None, :]
         place = neuron * ROW + AT + unit[None, :]
         biases = ()
         for slot in tl.static_range(SLOTS):
@@ -173,8 +173,7 @@ def _advance_layer(
                 from_input,
                 (state if BELOW_IN_PLACE else fresh) + LAYERS[L - 1][1],
                 weights + LAYERS[L][5] + unit,
-                first,
-                neurons,
+                left,
                 ROW,
                 LAYERS[L - 1][0],
                 LAYERS[L - 1][3],
@@ -188,8 +187,7 @@ def _advance_layer(
             nothing if ARCH == "gru" else from_input,
             state + AT,
             weights + LAYERS[L][6] + unit,
-            first,
-            neurons,
+            left,
             ROW,
             SIZE,
             INNER,
@@ -220,7 +218,7 @@ def _advance_layer(
     if not IN_PLACE:
         for start in range(part * UNITS, WIDTH, SPLIT * UNITS):
             unit = start + tl.arange(0, UNITS)
-            wanted = (neuron < neurons) & (unit < SIZE)[None, :]
+            wanted = (neuron < left) & (unit < SIZE)[None, :]
             place = neuron * ROW + AT + unit[None, :]
             tl.store(state + place, tl.load(fresh + place, mask=wanted), mask=wanted)
 
@@ -251,10 +249,15 @@ def step_kernel(
     POLLS: tl.constexpr,
 ):
     """Advance every neuron by one bin; grid (tiles of ``NEURONS`` neurons, ``SPLIT``)."""
+    # Offsets from a tile's first neuron fit 32 bits, however many neurons there are.
     first = tl.program_id(0).to(tl.int64) * NEURONS
-    neuron = first + tl.arange(0, NEURONS)
-    begin = tl.load(begin + neuron, mask=neuron < neurons, other=0).to(tl.int64)
-    end = tl.load(end + neuron, mask=neuron < neurons, other=0).to(tl.int64)
+    left = (neurons - first).to(tl.int32)
+    neuron = tl.arange(0, NEURONS)
+    begin = tl.load(begin + first + neuron, mask=neuron < left, other=0)
+    end = tl.load(end + first + neuron, mask=neuron < left, other=0)
+    state += first * ROW
+    fresh += first * ROW
+    outputs += first * 2
     weights += first * OWN_WEIGHTS
     arrived += tl.program_id(0) * COUNTERS
     LAST: tl.constexpr = len(LAYERS) - 1
@@ -269,8 +272,7 @@ def step_kernel(
             channel,
             begin,
             end,
-            first,
-            neurons,
+            left,
             arrived,
             failed,
             ARCH,
@@ -290,8 +292,7 @@ def step_kernel(
             _zeros(state, 1, NEURONS, 2),
             (state if IN_PLACE else fresh) + LAYERS[LAST][1],
             weights + HEAD[0] + unit,
-            first,
-            neurons,
+            left,
             ROW,
             LAYERS[LAST][0],
             LAYERS[LAST][3],
@@ -302,7 +303,7 @@ def step_kernel(
         )
         readout += tl.load(weights + HEAD[1] + unit)[None, :]
         neuron = neuron[:, None]
-        _write_outputs(outputs, neuron, unit, readout, neuron < neurons, failed, SPLIT)
+        _write_outputs(outputs, neuron, unit, readout, neuron < left, failed, SPLIT)
 
 
 @triton.jit
