@@ -29,21 +29,22 @@ def group_barrier(arrived_ptr, failed_ptr, MEMBERS: tl.constexpr, POLLS: tl.cons
     arrived_ptr : pointer to int32
         The group's counter. Never reset: it counts on from launch to launch, and wraps around.
     failed_ptr : pointer to int32
-        Becomes 1 when a member did not arrive within ``POLLS`` polls. While it is 1 nobody waits,
-        so a launch with a missing program ends after one waiting time.
+        Becomes 1 when a member did not arrive within ``POLLS`` polls. While it is 1 nobody polls
+        more than 16 times, so a launch with a missing program ends after one waiting time.
     MEMBERS : power of two, so that the wrap-around keeps the groups of arrivals apart
     POLLS : int
     """
     # An atomic on a scalar is one thread's: the others' writes must lie before it.
     tl.debug_barrier()
-    failed = tl.atomic_or(failed_ptr, 0, sem="relaxed")
     ticket = tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
     complete = (ticket & -MEMBERS) + MEMBERS
     missing = complete - ticket - 1
-    polls = failed * POLLS
+    polls = 0
     while (missing > 0) & (polls < POLLS):
         missing = complete - tl.atomic_add(arrived_ptr, 0, sem="acquire")
         polls += 1
+        if polls % 16 == 0:
+            polls += POLLS * tl.atomic_or(failed_ptr, 0, sem="relaxed")
     if missing > 0:
         tl.atomic_or(failed_ptr, 1, sem="relaxed")
     tl.debug_barrier()

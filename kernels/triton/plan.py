@@ -75,7 +75,7 @@ def step_candidates(
     tiles = [StepPlan(1, 32, 64, 16, 1, 4)]
     if not own_weights:
         tiles += [
-            StepPlan(16, 32, 16, 4, 1, 4),
+            StepPlan(16, 32, 16, 8 if spec.arch == "rnn" else 4, 1, 4),
             StepPlan(32, 32, 16, 2, 1, 8),
             StepPlan(64, 32, 16, 2, 1, 8),
         ]
