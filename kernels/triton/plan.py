@@ -71,16 +71,14 @@ def step_candidates(
 
     Blocks are the largest that the compile table found free of spills.
     """
-    widest = max(spec.recurrent_sizes)
+    widest, rnn = max(spec.recurrent_sizes), spec.arch == "rnn"
     tiles = [StepPlan(1, 32, 64, 16, 1, 4)]
     if not own_weights:
         tiles += [
-            StepPlan(16, 32, 16, 8 if spec.arch == "rnn" else 4, 1, 4),
+            StepPlan(16, 32, 16, 8 if rnn else 4, 1, 4),
             StepPlan(32, 32, 16, 2, 1, 8),
-            StepPlan(64, 32, 16, 2, 1, 8),
+            StepPlan(64, 64, 16, 1, 1, 8) if rnn and widest > 32 else StepPlan(64, 32, 16, 2, 1, 8),
         ]
-    if spec.arch == "rnn" and widest > 32 and not own_weights:
-        tiles.append(StepPlan(64, 64, 16, 1, 1, 8))
     for plan in tiles:
         yield plan
         split, units = 2, 16 if plan.neurons == 1 else plan.units

@@ -17,7 +17,7 @@ from surrogate.kernels.triton.chips import chip_of
 from surrogate.kernels.triton.plan import StepPlan, plan_step
 from surrogate.kernels.triton.step_kernels import collect_events_kernel, step_kernel
 
-__all__ = ["PackedLayout", "TritonStepper", "pack_weights"]
+__all__ = ["PackedLayout", "TritonStepper", "pack_weights", "step_options"]
 
 _ALIGNMENT = 32  # elements; 128 bytes of float32
 _COUNTS_BLOCK = 2048

@@ -1,0 +1,67 @@
+"""The GPU suite's way from checks to results, on tiny stacks, interpreted and on the CPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from surrogate.benchmarks import gpu_suite
+from surrogate.benchmarks.problems import Case
+from surrogate.kernels import StackSpec
+
+SPEC = StackSpec("gru", (3, 2), 20)
+CASES = [Case(SPEC, "train", 2, 5), Case(SPEC, "step", 3)]
+
+
+@pytest.fixture(autouse=True)
+def _short_checks(monkeypatch) -> None:
+    monkeypatch.setattr(gpu_suite, "CHECK_BATCH", 2)
+    monkeypatch.setattr(gpu_suite, "CHECK_STEPS", 2)
+
+
+def test_every_kernel_is_held_against_the_reference() -> None:
+    rows = list(gpu_suite.check(StackSpec("lstm", (3, 2), 20), "cpu"))
+    assert [row["kernel"] for row in rows] == [
+        "training",
+        "step as for 1",
+        "step as for 1000",
+        "step as for 1048576",
+        "step of counts",
+    ]
+    assert all(row["agrees"] for row in rows)
+    assert all(0 < row["parity"] < row["bound"] for row in rows)
+
+
+def test_results_are_written_row_by_row(tmp_path) -> None:
+    out, lines = tmp_path / "gpu results.json", []
+    written = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        written.append(len(json.loads(out.read_text())["rows"]) if out.exists() else 0)
+
+    found = gpu_suite.run(CASES, out, seconds=0.01, minutes=5, say=say)
+    assert found["complete"], found["missing"]
+    assert json.loads(out.read_text()) == found
+    assert {row["mode"] for row in found["rows"]} == {"train", "step"}
+    steps = [row for row in found["rows"] if row["mode"] == "step"]
+    assert all(row["neuron_steps_per_s"] == 3 / row["p50"] for row in steps)
+    assert written == sorted(written)
+    assert written[-1] > 0
+    assert lines[0].startswith("gru 3-2 check: training ")
+
+
+def test_what_disagrees_with_the_reference_is_not_timed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu_suite, "PARITY_BOUNDS", {"float32": {"train": 0.0, "step": 0.0}})
+    found = gpu_suite.run(CASES, tmp_path / "gpu.json", seconds=0.01, minutes=5)
+    assert not any(row["agrees"] for row in found["checks"])
+    assert found["rows"] == []
+    assert [row["row"] for row in found["missing"]] == ["gru 3-2 train 2", "gru 3-2 step 3"]
+    assert "not found to agree" in found["missing"][0]["reason"]
+
+
+def test_rows_without_time_are_listed_as_missing(tmp_path) -> None:
+    found = gpu_suite.run(CASES, tmp_path / "gpu.json", seconds=0.01, minutes=0)
+    assert not found["complete"]
+    assert [row["reason"] for row in found["missing"]] == ["0 minutes were over"] * 3
