@@ -1,0 +1,198 @@
+"""The rows of ``surrogate bench``: parity first, then ours and the peers in turns."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from surrogate.benchmarks.cases import goal
+from surrogate.benchmarks.contenders import Contender, ours
+from surrogate.benchmarks.floor import floor_seconds, work
+from surrogate.benchmarks.measure import (
+    Peak,
+    clock,
+    fastest,
+    measure,
+    parity,
+    peak,
+    quantiles,
+)
+from surrogate.benchmarks.peers import Unavailable, candidates, peer_names
+from surrogate.benchmarks.problems import Case, Problem
+
+__all__ = ["PARITY_BOUNDS", "bench", "parity_bound", "versions"]
+
+#: Largest max|a - b| / max|b| with which a speed-up is reported, by the peer's precision and mode.
+#: docs/performance.md says how they were chosen.
+PARITY_BOUNDS = {
+    "float32": {"step": 5e-5, "evaluate": 1e-4, "train": 1e-4},
+    "tf32": {"step": 2e-2, "evaluate": 2e-2, "train": 5e-2},
+    "float16": {"step": 2e-2, "evaluate": 2e-2, "train": 5e-2},
+}
+
+Progress = Callable[[float, str], None]
+
+
+def bench(
+    cases: Sequence[Case],
+    *,
+    seconds: float = 2.0,
+    threads: int = 1,
+    make_ours: Callable[[Problem], Contender] = ours,
+    progress: Progress = lambda share, label: None,
+) -> dict[str, Any]:
+    """Measure ``cases``, each against its peers.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    seconds : float
+        Wall time to time each case for, beside preparing it; at least three rounds are timed.
+    threads : int
+        CPU threads of ours and of every peer.
+    make_ours : callable
+        What is held against the peers.
+    progress : callable
+        Called with the share of the cases that is done and what is under way.
+
+    Returns
+    -------
+    dict
+        ``rows``, one per case and peer, with the keys that docs/performance.md lists; the measured
+        peaks of the ``machine``; ``versions``; and ``notes``, a line for each peer left out.
+    """
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    peaks: dict[str, Peak] = {}
+    for index, case in enumerate(cases):
+
+        def report(share: float, index: int = index, case: Case = case) -> None:
+            progress((index + share) / len(cases), f"{case.config} {case.mode}")
+
+        report(0.0)
+        # Again before every case: a machine that is busy for a while hides its peak.
+        peaks[case.device] = peak(case.device, threads, peaks.get(case.device))
+        rows += _measure_case(case, seconds, threads, make_ours, notes, report)
+    for row in rows:
+        least = floor_seconds(row.pop("work"), peaks[row["device"]])
+        row["floor_share"] = least / row["p50"] if row["p50"] else None
+    return {
+        "rows": rows,
+        "machine": _machine(peaks, threads),
+        "versions": versions(),
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def parity_bound(peer: str, mode: str) -> float:
+    """The largest parity with which a row of ``peer`` counts as agreeing."""
+    precision = {"cudnn-tf32": "tf32", "cudnn-fp16": "float16"}.get(peer, "float32")
+    return PARITY_BOUNDS[precision][mode]
+
+
+def _measure_case(
+    case: Case,
+    seconds: float,
+    threads: int,
+    make_ours: Callable[[Problem], Contender],
+    notes: list[str],
+    report: Callable[[float], None],
+) -> list[dict[str, Any]]:
+    now = clock(case.device, threads)
+    problem = Problem.draw(case)
+    mine = make_ours(problem)
+    values = mine.values()
+    parities = {
+        peer: parity(values, peer.values())
+        for peer in _peers(problem, now, min(seconds, 0.3), notes)
+    }
+    # What does not compute the same has no speed worth telling.
+    timed = [peer for peer, found in parities.items() if found <= _bound(peer)]
+    samples = measure([mine, *timed], seconds, now, report) if timed else []
+    times = dict(zip([mine, *timed], map(quantiles, samples), strict=False))
+    return [_row(mine, peer, found, times) for peer, found in parities.items()]
+
+
+def _peers(
+    problem: Problem, now: Callable[[], float], seconds: float, notes: list[str]
+) -> Iterator[Contender]:
+    """Each installed peer in its fastest variant; ``notes`` gets a line for each other."""
+    for name in peer_names(problem.case):
+        try:
+            yield fastest([make() for make in candidates(name, problem)], now, seconds)
+        except Unavailable as error:
+            notes.append(str(error))
+
+
+def _bound(peer: Contender) -> float:
+    return parity_bound(peer.name, peer.problem.case.mode)
+
+
+def _row(
+    mine: Contender,
+    peer: Contender,
+    found: float,
+    times: Mapping[Contender, tuple[float, float, float]],
+) -> dict[str, Any]:
+    """A row of the result, with ``work`` in it until all peaks are known."""
+    case = mine.problem.case
+    step = case.mode == "step"
+    p20, p50, p80 = times[mine] if peer in times else (None, None, None)
+    peer_p50 = times[peer][1] if peer in times else None
+    return {
+        "config": case.config,
+        "mode": case.mode,
+        "neurons": case.batch if step else None,
+        "batch": None if step else case.batch,
+        "steps": case.steps,
+        "provider": peer.name,
+        "p20": p20,
+        "p50": p50,
+        "p80": p80,
+        "peer_p50": peer_p50,
+        "ratio": peer_p50 / p50 if p50 and peer_p50 else None,
+        "parity": found,
+        "floor_share": None,
+        "parity_bound": _bound(peer),
+        "goal": goal(case, peer.name),
+        "ours": mine.variant,
+        "variant": peer.variant,
+        "device": case.device,
+        "work": work(case, mine.problem.events.channel.numel() // case.calls),
+    }
+
+
+def _machine(peaks: dict[str, Peak], threads: int) -> dict[str, Any]:
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+        # Other work on the machine takes cache and bandwidth, whatever the clock.
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "peaks": {
+            device: {
+                "gflop_per_s": one.flops_per_second / 1e9,
+                "gbyte_per_s": one.bytes_per_second / 1e9,
+                "cache_mbyte": one.cache_bytes / 1e6,
+            }
+            for device, one in peaks.items()
+        },
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of what a measurement depends on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("surrogate-neuron", "torch", "numpy", "onnxruntime", "triton"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["cuda"] = torch.version.cuda
+    return found

@@ -1,0 +1,249 @@
+"""Time of surrogates in a Brian2 network: ``python -m surrogate.benchmarks.brian_network``.
+
+N surrogates (RNN 32-16-2, 1278 channels, 14 arrivals per ms and neuron) and 4 N leaky
+integrate-and-fire neurons, connected both ways, at a time step of 0.1 ms. The time of the model's
+step is told apart from that of the rest of Brian2. The peer is what one would write without this
+package: the same network around a ``network_operation`` that calls torch.nn on dense input. Both
+must give the same voltages before anything is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import torch
+
+from surrogate.files import atomic_write_text
+from surrogate.model_file import Model, ModelCard
+from surrogate.stack import RecurrentStack
+
+if TYPE_CHECKING:
+    from brian2 import Network
+
+CHANNELS, RATE_HZ, CHUNK_MS = 1278, 14 / 1278 * 1e3, 50
+PARITY_BOUND = 1e-3  # mV
+
+
+class Timed:
+    """A network whose step and whose time per chunk are clocked in CPU time."""
+
+    def __init__(self, neurons: int, model: Model, build: Callable[..., tuple[Any, ...]]) -> None:
+        from brian2 import Network, NetworkOperation, StateMonitor, ms
+
+        cells, inputs, operation, members = build(neurons, model)
+        self.step_seconds = 0.0
+        self._marks: list[tuple[float, float]] = []
+        step = operation.function
+
+        def clocked() -> None:
+            started = time.process_time()
+            step()
+            self.step_seconds += time.process_time() - started
+
+        operation.function = clocked
+        mark = NetworkOperation(self._mark, dt=CHUNK_MS * ms, when="end")
+        self.trace = StateMonitor(cells, "v", record=[0], dt=1 * ms)
+        surroundings = _surroundings(neurons, cells, inputs)
+        self.network: Network = Network(cells, self.trace, mark, *members, *surroundings)
+
+    def _mark(self) -> None:
+        self._marks.append((time.process_time(), self.step_seconds))
+
+    def run(self, chunks: int) -> list[tuple[float, float]]:
+        """Seconds of step and of the rest per simulated second, a pair per chunk."""
+        from brian2 import ms
+
+        self._marks.clear()
+        self.network.run((chunks + 1) * CHUNK_MS * ms)
+        spent = np.diff(np.array(self._marks), axis=0) / (CHUNK_MS * 1e-3)
+        return [(step, whole - step) for whole, step in spent]
+
+
+def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
+    """Random input, integrate-and-fire neurons, and the synapses between all of them."""
+    from brian2 import NeuronGroup, SpikeGeneratorGroup, Synapses, ms
+
+    rng = np.random.default_rng(0)
+    steps = 2000
+    arrivals = rng.random((steps, CHANNELS)) < RATE_HZ * 1e-3
+    bins, channel = arrivals.nonzero()
+    source = SpikeGeneratorGroup(CHANNELS, channel, bins * ms, period=steps * ms)
+    into = Synapses(source, inputs, on_pre="x_post += 1")
+    into.connect(i=np.tile(np.arange(CHANNELS), neurons), j=np.arange(CHANNELS * neurons))
+    lif = NeuronGroup(
+        4 * neurons,
+        "dv/dt = (drive - v) / (10*ms) : 1\ndrive : 1",
+        threshold="v > 1",
+        reset="v = 0",
+        refractory=2 * ms,
+        method="exact",
+    )
+    lif.drive = rng.uniform(0.8, 1.05, 4 * neurons)
+    out = Synapses(cells, lif, on_pre="v_post += 0.02", delay=0.5 * ms)
+    fan = 1 + 4 * neurons // 10
+    out.connect(i=np.repeat(np.arange(neurons), fan), j=rng.integers(0, 4 * neurons, neurons * fan))
+    back = Synapses(lif, inputs, on_pre="x_post += 1", delay=1.3 * ms)
+    back.connect(i=np.arange(4 * neurons), j=rng.integers(0, CHANNELS * neurons, 4 * neurons))
+    return [source, into, lif, out, back]
+
+
+def surrogate_group(neurons: int, model: Model) -> tuple[Any, ...]:
+    """The group of this package: group, inputs, step, further members."""
+    from surrogate import SurrogateNeuron
+
+    cells = SurrogateNeuron(neurons, model)
+    return cells, cells.inputs, cells._step, ()
+
+
+def plain_group(neurons: int, model: Model) -> tuple[Any, ...]:
+    """What one would write without it."""
+    from brian2 import NetworkOperation, NeuronGroup, ms
+
+    spec, rule = model.card.spec, model.spike_rule
+    assert rule is not None
+    cells = NeuronGroup(
+        neurons,
+        "v : volt\nlogit : 1\nfresh : boolean",
+        threshold="fresh and logit >= level",
+        reset="",
+        refractory=rule.refractory_ms * ms,
+        namespace={"level": rule.logit},
+    )
+    inputs = NeuronGroup(neurons * CHANNELS, "x : 1")
+    cells.run_regularly("fresh = False", when="end")
+    layers = model.stack.layers
+    hidden: list[Any] = [None] * len(layers)
+    started = False
+
+    def step() -> None:
+        nonlocal started
+        if not started:  # a step at 0 ms would close a bin that never was
+            started = True
+            return
+        with torch.no_grad():
+            y = torch.from_numpy((inputs.x_[:] > 0).astype(np.float32)).view(neurons, 1, CHANNELS)
+            for index, layer in enumerate(layers):
+                y, hidden[index] = layer(y, hidden[index])
+        cells.logit_ = y[:, 0, 0].numpy()
+        cells.v_ = (y[:, 0, 1].numpy() * spec.voltage_scale + spec.voltage_offset) * 1e-3
+        cells.fresh_ = True
+        inputs.x_ = 0
+
+    operation = NetworkOperation(step, dt=1 * ms, when="before_start")
+    return cells, inputs, operation, (inputs, operation)
+
+
+def example_model() -> Model:
+    """RNN 32-16-2 with random weights, and a level that an output exceeds now and then."""
+    from brian2 import Hz, ms
+
+    from surrogate.brian_bridge import warm_state
+
+    torch.manual_seed(0)
+    stack = RecurrentStack("rnn", (32, 16, 2), CHANNELS, voltage_scale=10, voltage_offset=-67.7)
+    card = ModelCard.for_spec(stack.spec, resting_voltage_mv=-76.0)
+    model = Model(stack, card)
+    states = warm_state(model, 400, 30 * ms, excitatory=RATE_HZ * Hz, inhibitory=RATE_HZ * Hz)
+    logits = states[:, stack.spec.state_slices[-1]["h"]][:, 0]
+    card.spike_rule = {
+        "kind": "level",
+        "logit": float(np.quantile(logits, 0.99)),
+        "refractory_ms": 2,
+        "chosen_by": "a hundredth of the bins",
+    }
+    return model
+
+
+def kernel_seconds(neurons: int, model: Model) -> dict[str, float]:
+    """CPU time per simulated second of the step on events, and of finding them among the counts."""
+    from surrogate.kernels.stepper import Stepper
+
+    stepper = Stepper(model.card.spec, model.state_dict(), neurons)
+    rng = np.random.default_rng(1)
+    counts = (rng.random((neurons, CHANNELS)) < RATE_HZ * 1e-3).astype(np.int32)
+    active = counts.ravel().nonzero()[0]
+    channel = counts.nonzero()[1].astype(np.int16)
+    row_ptr = np.concatenate([[0], counts.sum(1).cumsum()]).astype(np.int32)
+    lost, clocked = np.zeros(neurons, np.int64), []
+    for _ in range(100):
+        started = time.process_time()
+        stepper.step_counts(counts, lost)
+        between = time.process_time()
+        stepper.step(channel, row_ptr)
+        clocked.append((time.process_time() - between, between - started))
+        counts.ravel()[active] = 1
+    events, whole = (statistics.median(column) * 1e3 for column in zip(*clocked, strict=True))
+    return {"kernel_seconds": events, "scan_seconds": whole - events}
+
+
+def measure(neurons: int, chunks: int, model: Model, peer: bool) -> dict[str, Any]:
+    """Medians over chunks, the networks in turns."""
+    kinds = {"surrogate": surrogate_group} | ({"torch.nn": plain_group} if peer else {})
+    timed = {name: Timed(neurons, model, build) for name, build in kinds.items()}
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in timed}
+    for one in timed.values():
+        one.run(2)
+    row: dict[str, Any] = {"neurons": neurons, "arrivals_per_ms": 14}
+    if peer:
+        found, expected = (np.asarray(one.trace.v[0]) * 1e3 for one in timed.values())
+        row["parity_mv"] = float(np.abs(found[1:] - expected[1:]).max())
+        if not row["parity_mv"] <= PARITY_BOUND:
+            return row
+    for _ in range(3):
+        for name, one in timed.items():
+            samples[name] += one.run(chunks)
+    for name, pairs in samples.items():
+        step, rest = (statistics.median(column) for column in zip(*pairs, strict=True))
+        row[name] = {"step_seconds": step, "rest_seconds": rest}
+    ours = row["surrogate"] | kernel_seconds(neurons, model)
+    row["surrogate"] = ours
+    if peer:
+        theirs = row["torch.nn"]["step_seconds"]
+        row["step_ratio"] = theirs / ours["step_seconds"]
+        row["kernel_ratio"] = theirs / ours["kernel_seconds"]
+    return row
+
+
+@click.command()
+@click.option("--neurons", multiple=True, type=int, default=(1, 10, 100, 1000), show_default=True)
+@click.option("--chunks", default=4, show_default=True, help=f"Chunks of {CHUNK_MS} ms per turn.")
+@click.option(
+    "--target", default="auto", show_default=True, help="Brian2's code generation target."
+)
+@click.option("--no-peer", is_flag=True, help="Leave torch.nn out.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
+def main(
+    neurons: tuple[int, ...], chunks: int, target: str, no_peer: bool, out: Path | None
+) -> None:
+    """Seconds of CPU time per simulated second, on one thread."""
+    import brian2
+    from brian2 import prefs
+
+    torch.set_num_threads(1)
+    prefs.codegen.target = target
+    model = example_model()
+    rows = []
+    for size in neurons:
+        rows.append(measure(size, chunks, model, not no_peer))
+        click.echo(json.dumps(rows[-1]))
+    if out:
+        versions = {
+            "brian2": brian2.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        }
+        versions["python"] = sys.version.split()[0]
+        text = json.dumps({"rows": rows, "target": target, "versions": versions}, indent=1)
+        atomic_write_text(out, text + "\n")
+
+
+if __name__ == "__main__":
+    main()

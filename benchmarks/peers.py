@@ -1,0 +1,340 @@
+"""What a user would otherwise call: torch.nn, cuDNN, ONNX Runtime, event-driven torch.
+
+Every peer gets its best case: its input dense and ready on its device, sequences time first, and
+where there are several ways to use it, each is tried and the fastest is measured.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from surrogate.benchmarks.contenders import (
+    Contender,
+    SequenceContender,
+    StackContender,
+    StepContender,
+)
+from surrogate.benchmarks.problems import Case, Problem, join_state, split_state
+from surrogate.kernels import StackSpec, run_stack
+from surrogate.kernels.reference import cell
+
+__all__ = [
+    "PRECISIONS",
+    "Precision",
+    "TorchSequence",
+    "Unavailable",
+    "candidates",
+    "dense_input",
+    "peer_names",
+]
+
+_LAYERS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+_CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
+
+
+class Unavailable(Exception):
+    """A peer that cannot be measured here; the message says why and how to get it."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a torch.nn peer computes.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Of weights, input and state.
+    tf32 : bool
+        Whether float32 products may run in tf32. Only GPUs have it.
+    multiple : int
+        The input is padded with zeros to a multiple of this.
+    """
+
+    dtype: torch.dtype = torch.float32
+    tf32: bool = False
+    multiple: int = 1
+
+
+#: torch.nn as its users run it: on a GPU that is cuDNN, in three precisions.
+PRECISIONS = {
+    "torch.nn": Precision(),
+    "cudnn-tf32": Precision(tf32=True),
+    "cudnn-fp32": Precision(),
+    "cudnn-fp16": Precision(torch.float16, multiple=8),
+}
+
+
+def peer_names(case: Case) -> tuple[str, ...]:
+    """The peers of ``case``, whether they are installed or not."""
+    if case.device != "cpu":
+        return ("cudnn-tf32", "cudnn-fp32", "cudnn-fp16")
+    if case.mode == "train":
+        return ("torch.nn", "torch.events")
+    return ("torch.nn", "onnxruntime", "torch.events")
+
+
+def candidates(name: str, problem: Problem) -> list[Callable[[], Contender]]:
+    """The ways to use peer ``name`` on ``problem``; the caller measures which is fastest.
+
+    Raises
+    ------
+    Unavailable
+        If the peer is not installed.
+    """
+    step = problem.case.mode == "step"
+    if name == "onnxruntime":
+        from surrogate.benchmarks.onnx_peer import onnx_candidates
+
+        return onnx_candidates(problem)
+    if name == "torch.events":
+        if not step:
+            return [lambda: StackContender(problem, name, "torch")]
+        return [lambda: StackSteps(problem), lambda: EventSteps(problem)]
+    precision = PRECISIONS[name]
+    if not step:
+        return [lambda: TorchSequence(problem, name, precision)]
+    variants = STEP_VARIANTS if problem.case.device == "cpu" else STEP_VARIANTS[:1]
+    return [partial(ModuleSteps, problem, name, precision, variant) for variant in variants]
+
+
+class _Stack(nn.Module):
+    """torch.nn layers one after another: ``(x, *states) -> (outputs, *states)``.
+
+    States are layers in order, h then c. Parameters have the canonical names.
+    """
+
+    def __init__(
+        self, spec: StackSpec, weights: Mapping[str, Tensor], precision: Precision
+    ) -> None:
+        super().__init__()
+        inputs = -(-spec.input_size // precision.multiple) * precision.multiple
+        sizes = (inputs, *spec.recurrent_sizes)
+        self.lstm = spec.arch == "lstm"
+        self.layers = nn.ModuleList(
+            self.layer(spec.arch, n_in, size) for n_in, size in pairwise(sizes)
+        )
+        # Moved before it is filled: moving lays a layer's parameters side by side, as cuDNN wants.
+        self.to(weights["layers.0.weight_ih_l0"].device, precision.dtype)
+        with torch.no_grad():
+            for parameter, weight in zip(self.parameters(), weights.values(), strict=True):
+                padding = parameter.shape[-1] - weight.shape[-1]
+                parameter.copy_(F.pad(weight, (0, padding)))
+
+    @staticmethod
+    def layer(arch: str, n_in: int, size: int) -> nn.Module:
+        return _LAYERS[arch](n_in, size)
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        after: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if self.lstm:
+                x, (h, c) = layer(x, (states[2 * index], states[2 * index + 1]))
+                after += [h, c]
+            else:
+                x, h = layer(x, states[index])
+                after.append(h)
+        return x, *after
+
+
+class _CellStack(_Stack):
+    """The same of torch.nn's cells, for one bin: x [N, I], states [N, H]."""
+
+    @staticmethod
+    def layer(arch: str, n_in: int, size: int) -> nn.Module:
+        return _CELLS[arch](n_in, size)
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        after: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if self.lstm:
+                x, c = layer(x, (states[2 * index], states[2 * index + 1]))
+                after += [x, c]
+            else:
+                x = layer(x, states[index])
+                after.append(x)
+        return x, *after
+
+
+def dense_input(problem: Problem, precision: Precision) -> Tensor:
+    """The input as zeros and ones [steps, batch, inputs], time first and contiguous."""
+    dense = problem.events.to_dense(problem.case.spec.input_size, precision.dtype).transpose(0, 1)
+    return F.pad(dense, (0, -dense.shape[-1] % precision.multiple)).contiguous()
+
+
+def _set_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+class TorchSequence(SequenceContender):
+    """Per-layer torch.nn over a batch of sequences; on a GPU that is cuDNN."""
+
+    def __init__(self, problem: Problem, name: str, precision: Precision) -> None:
+        super().__init__(problem, name)
+        spec = problem.case.spec
+        self.precision = precision
+        self.variant = f"nn.{_LAYERS[spec.arch].__name__}, time first"
+        self.stack = _Stack(spec, problem.weights, precision)
+        self.dense = dense_input(problem, precision)
+        self.states = [part[None].to(precision.dtype) for part in split_state(spec, problem.state)]
+        self.upstream = problem.upstream.transpose(0, 1).to(precision.dtype).contiguous()
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        return dict(self.stack.named_parameters())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        _set_tf32(self.precision.tf32)
+        outputs, *after = self.stack(self.dense, *self.states)
+        return outputs, join_state(after)
+
+    def values(self) -> dict[str, Tensor]:
+        found = super().values()
+        found["outputs"] = found["outputs"].transpose(0, 1)
+        padded = "layers.0.weight_ih_l0"
+        if padded in found:
+            found[padded] = found[padded][:, : self.problem.case.spec.input_size]
+        return found
+
+
+#: Ways to run one bin with torch.nn: the whole-sequence modules, the cells, and either as a
+#: TorchScript trace, frozen and optimised for inference.
+STEP_VARIANTS = ("layers", "cells", "layers, traced", "cells, traced")
+
+
+class ModuleSteps(StepContender):
+    """torch.nn, one dense bin per call, in inference mode."""
+
+    def __init__(self, problem: Problem, name: str, precision: Precision, variant: str) -> None:
+        super().__init__(problem, name)
+        self.precision = precision
+        form, _, traced = variant.partition(", ")
+        cells = form == "cells"
+        kind = (_CELLS if cells else _LAYERS)[problem.case.spec.arch].__name__
+        self.variant = f"nn.{kind}{', traced' if traced else ''}"
+        stack = (_CellStack if cells else _Stack)(problem.case.spec, problem.weights, precision)
+        dense = dense_input(problem, precision)
+        self.inputs = list(dense if cells else dense[:, None])
+        parts = split_state(problem.case.spec, problem.state)
+        self.initial = [(part if cells else part[None]).to(precision.dtype) for part in parts]
+        self.states = self.initial
+        self.module = _traced(stack, self.inputs[0], self.initial) if traced else stack
+
+    def reset(self) -> None:
+        self.states = self.initial
+
+    @torch.inference_mode()
+    def step(self, index: int) -> Tensor:
+        _set_tf32(self.precision.tf32)
+        outputs, *self.states = self.module(self.inputs[index], *self.states)
+        return outputs if outputs.dim() == 2 else outputs[0]
+
+    def state(self) -> Tensor:
+        return join_state(self.states)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        _set_tf32(self.precision.tf32)
+        module, states = self.module, self.states
+        for x in self.inputs:
+            _, *states = module(x, *states)
+        self.states = states
+
+
+def _traced(stack: nn.Module, x: Tensor, states: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so at every call
+        trace = torch.jit.trace(stack.eval(), (x, *states), check_trace=False)
+        optimised = torch.jit.optimize_for_inference(trace)
+        for _ in range(3):  # its profiling executor compiles during the first calls
+            optimised(x, *states)
+    return optimised
+
+
+class StackSteps(StepContender):
+    """The torch provider of ``run_stack``, one bin per call."""
+
+    variant = "run_stack"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, "torch.events")
+        events = problem.events
+        self.bins = [events.slice_steps(t, t + 1) for t in range(events.steps)]
+        self.reset()
+
+    def reset(self) -> None:
+        self.now = self.problem.state
+
+    @torch.inference_mode()
+    def step(self, index: int) -> Tensor:
+        outputs, self.now = self._run_stack(index)
+        return outputs[:, 0]
+
+    def state(self) -> Tensor:
+        return self.now
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        for index in range(len(self.bins)):
+            _, self.now = self._run_stack(index)
+
+    def _run_stack(self, index: int) -> tuple[Tensor, Tensor]:
+        spec, weights = self.problem.case.spec, self.problem.weights
+        return run_stack(spec, weights, self.bins[index], self.now, "torch")
+
+
+class EventSteps(StepContender):
+    """Event-driven torch made for stepping: a bag of transposed columns per neuron."""
+
+    variant = "embedding_bag, transposed once"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, "torch.events")
+        spec, weights = problem.case.spec, problem.weights
+        self.arch = spec.arch
+        self.columns = weights["layers.0.weight_ih_l0"].t().contiguous()
+        self.layers = [
+            tuple(
+                weights[f"layers.{index}.{name}_l0"]
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            for index in range(len(spec.recurrent_sizes))
+        ]
+        self.bins = [(channel.int(), row_ptr) for channel, row_ptr in problem.bins()]
+        self.reset()
+
+    def reset(self) -> None:
+        parts = split_state(self.problem.case.spec, self.problem.state)
+        width = 2 if self.arch == "lstm" else 1
+        self.states = [
+            (parts[at], parts[at + 1] if width == 2 else None) for at in range(0, len(parts), width)
+        ]
+
+    @torch.inference_mode()
+    def step(self, index: int) -> Tensor:
+        return self._advance(*self.bins[index])
+
+    def state(self) -> Tensor:
+        return join_state([part for pair in self.states for part in pair if part is not None])
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        for channel, row_ptr in self.bins:
+            self._advance(channel, row_ptr)
+
+    def _advance(self, channel: Tensor, row_ptr: Tensor) -> Tensor:
+        x = F.embedding_bag(channel, self.columns, row_ptr, mode="sum", include_last_offset=True)
+        for index, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(self.layers):
+            h, c = self.states[index]
+            from_input = F.linear(x, weight_ih, bias_ih) if index else x + bias_ih
+            from_hidden = F.linear(h, weight_hh, bias_hh)
+            x, c = cell(self.arch, from_input, from_hidden, h, c)
+            self.states[index] = (x, c)
+        return x
