@@ -41,9 +41,10 @@ SURROGATE_INLINE void tile(int segments, int length, const T *a, ptrdiff_t a_row
 
 // One row alone would wait for each sum before the next: it keeps several sums per column instead.
 template <class T, int NV>
-SURROGATE_INLINE void single_row(int length, const T *a, const T *w, ptrdiff_t w_step, T *c) {
+SURROGATE_INLINE void single_row(int length, const T *a, const T *w, T *c) {
   typedef Vector<T> F;
   typedef typename F::type V;
+  constexpr ptrdiff_t w_step = NV * F::lanes;
   constexpr int chains = 8 / NV;
   V sum[chains][NV];
   for (int v = 0; v < NV; ++v) {
@@ -51,6 +52,9 @@ SURROGATE_INLINE void single_row(int length, const T *a, const T *w, ptrdiff_t w
     for (int i = 1; i < chains; ++i) sum[i][v] = F::fill(0);
   }
   int k = 0;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 4
+#endif
   for (; k + chains <= length; k += chains, w += chains * w_step)
     for (int i = 0; i < chains; ++i)
       for (int v = 0; v < NV; ++v)
@@ -94,17 +98,15 @@ struct RowsTimesPanel {
   ptrdiff_t c_row;
   template <int M, int NV>
   SURROGATE_INLINE void run(int from) const {
-    const ptrdiff_t step = NV * Vector<T>::lanes;
-    if (M == 1)
-      single_row<T, NV>(length, a + from * a_row, w, step, c + from * c_row);
-    else
-      tile<T, M, NV>(1, length, a + from * a_row, a_row, 1, 0, w, step, 0, c + from * c_row, c_row);
+    tile<T, M, NV>(1, length, a + from * a_row, a_row, 1, 0, w, NV * Vector<T>::lanes, 0,
+                   c + from * c_row, c_row);
   }
 };
 
 template <class T, int NV>
 void multiply_panel(int rows, int length, const T *a, ptrdiff_t a_row, const T *w, T *c,
                     ptrdiff_t c_row) {
+  if (rows == 1) return single_row<T, NV>(length, a, w, c);
   for (int from = 0; from < length; from += kSweep) {
     const int sweep = length - from < kSweep ? length - from : kSweep;
     const RowsTimesPanel<T> product = {sweep, a + from, a_row,
