@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from surrogate.model_file import Model, load
     from surrogate.stack import RecurrentStack
 
+# Without what needs Brian2, so that a star import works where Brian2 is missing.
 __all__ = ["Model", "RecurrentStack", "__version__", "datasets", "load"]
 
 try:
@@ -26,6 +27,8 @@ except PackageNotFoundError:  # run from a checkout that was never installed
 
 # Names are looked up on first use: torch takes seconds to import, which `surrogate --help` spares.
 _HOMES = {
+    "ArtificialUnits": "surrogate.brian_bridge",
+    "SurrogateNeuron": "surrogate.brian_bridge",
     "datasets": "surrogate.datasets",
     "Model": "surrogate.model_file",
     "load": "surrogate.model_file",
@@ -41,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_HOMES})

@@ -1,0 +1,99 @@
+"""What surrogates and artificial units share: groups that take their input in bins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from brian2 import NeuronGroup, Quantity, get_device, second
+from brian2.core.base import BrianObject
+from numpy.typing import DTypeLike
+
+from surrogate.brian_bridge.checks import (
+    check_device,
+    check_schedule,
+    check_time_step,
+    check_writers,
+)
+from surrogate.errors import UsageError
+
+__all__ = ["BinnedGroup"]
+
+
+class BinnedGroup(NeuronGroup):
+    """A NeuronGroup with ``inputs`` and a step that closes a bin of input, on a slower clock.
+
+    The group keeps the network's clock, so that delays of its spikes are exact to the network's
+    time step. The step runs in ``before_start``, before anything can arrive at that time, and sets
+    ``_stepped_at``, by which the group emits spikes in that time step alone.
+
+    Parameters
+    ----------
+    condition : str or None
+        Under which a step is followed by a spike.
+    others
+        As in NeuronGroup.
+    """
+
+    #: Classes of Brian2's devices on which the group runs, and how to choose them.
+    devices: ClassVar[Mapping[type, str]]
+    #: Variables that nothing but the step may write, and why.
+    read_only: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, N: int, model: str, condition: str | None, **options: Any) -> None:
+        check_device(self.devices, type(self).__name__)
+        self._device = get_device()
+        # As an event rather than a threshold: a missing reset is no mistake here.
+        events = {"spike": f"t == _stepped_at and ({condition})"} if condition else {}
+        super().__init__(N, model, events=events, **options)
+        add = self.variables.add_array
+        add("_stepped_at", size=1, dimensions=second.dim, dtype=np.float64, scalar=True)
+        self.variables["_stepped_at"].set_value(-1.0)
+        # The first step that closes a bin; unknown until the group runs for the first time.
+        add("_first_step", size=1, dtype=np.int64, scalar=True, read_only=True)
+        self.variables["_first_step"].set_value(-1)
+
+    def _contain_inputs(self, size: int, model: str, dtype: DTypeLike = None) -> None:
+        name = f"{self.name}_inputs"
+        self._inputs = NeuronGroup(size, model, clock=self.clock, dtype=dtype, name=name)
+        self.contained_objects.append(self._inputs)
+
+    def _contain_step(self, step: Callable[..., BrianObject], dt: Quantity) -> None:
+        self._step = step(
+            self, dt=dt, when="before_start", order=self.order, name=f"{self.name}_step"
+        )
+        self.contained_objects.append(self._step)
+
+    @property
+    def inputs(self) -> NeuronGroup:
+        """The inputs of all neurons, neuron after neuron."""
+        return self._inputs
+
+    def _set_active(self, value: bool) -> None:
+        # What arrived while the neurons stood still belongs to no bin of theirs.
+        if value and not self._active:
+            self.inputs.variables["x"].set_value(0)
+        super()._set_active(value)
+
+    active = property(
+        lambda self: self._active,
+        _set_active,
+        doc="Whether the group runs; while it does not, its model stands still and deaf.",
+    )
+
+    def before_run(self, run_namespace: Any) -> None:
+        if get_device() is not self._device:
+            raise UsageError(
+                f"{self.name!r} was made for another device: call set_device before making it"
+            )
+        check_time_step(self._step.clock, self.clock, self.name)
+        check_schedule(self)
+        check_writers(self, self.inputs, self.read_only, run_namespace)
+        first_step = self.variables["_first_step"]
+        if first_step.get_value()[0] < 0:
+            step = self._step.clock
+            # A step at the very start of the first run would close a bin that never was.
+            begins = abs(step.t_ - self.clock.t_) < self.clock.dt_ / 2
+            first_step.set_value(step.variables["timestep"].get_value()[0] + begins)
+        super().before_run(run_namespace)

@@ -1,0 +1,100 @@
+"""Surrogates whose model steps on a GPU, behind the interface that the CPU's stepper has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogate.errors import UsageError
+from surrogate.kernels import StackSpec
+
+__all__ = ["GpuStepper", "check_gpu"]
+
+
+def check_gpu(device: str, precision: np.dtype) -> None:
+    """Refuse a device on which the Triton kernels do not run.
+
+    Raises
+    ------
+    UsageError
+        With the reason, and the cure.
+    """
+    try:
+        from surrogate.kernels.triton import available, usable
+    except ImportError as error:
+        raise UsageError(
+            f'device={device!r} needs Triton ({error}); install triton, or leave device="cpu"'
+        ) from error
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {device!r}: expected 'cpu' or 'cuda'") from error
+    dtype = torch.from_numpy(np.empty(0, precision)).dtype
+    if not usable(found, dtype):
+        reason = available() or "it takes a GPU and precision='float32'"
+        raise UsageError(f'device={device!r} cannot be used: {reason}; or leave device="cpu"')
+
+
+class GpuStepper:
+    """N neurons that step on a GPU, where their hidden state stays.
+
+    Each step brings the counts there and the outputs back. ``pull`` and ``push`` copy the hidden
+    state for those who store or set it.
+
+    Parameters
+    ----------
+    spec, weights, neurons
+        As for :class:`surrogate.kernels.stepper.Stepper`.
+    device : str
+    state, outputs : NDArray, float32 [N, spec.state_size] and [N, 2]
+        On the host.
+    """
+
+    def __init__(
+        self,
+        spec: StackSpec,
+        weights: Mapping[str, Tensor],
+        neurons: int,
+        *,
+        device: str,
+        state: NDArray[Any],
+        outputs: NDArray[Any],
+    ) -> None:
+        from surrogate.kernels.triton.step import TritonStepper
+
+        there = {name: weight.to(device) for name, weight in weights.items()}
+        self.outputs = outputs
+        self._state = torch.from_numpy(state)
+        self._work = TritonStepper(
+            spec, there, neurons, dtype=self._state.dtype, state=self._state.to(device, copy=True)
+        )
+        self._counts = torch.zeros(
+            neurons, spec.input_size, dtype=torch.int32, device=self._work.state.device
+        )
+        self._lost = torch.zeros(neurons, dtype=torch.int64, device=self._work.state.device)
+
+    def step_counts(self, counts: NDArray[np.int32], lost: NDArray[np.int64]) -> None:
+        """As :meth:`surrogate.kernels.stepper.Stepper.step_counts`."""
+        self._counts.copy_(torch.from_numpy(counts))
+        self._lost.copy_(torch.from_numpy(lost))
+        self._work.step_counts(self._counts, self._lost)
+        counts[:] = 0
+        torch.from_numpy(self.outputs).copy_(self._work.outputs)
+        torch.from_numpy(lost).copy_(self._lost)
+
+    def pull(self) -> None:
+        """Copy the hidden state to the host."""
+        self._state.copy_(self._work.state)
+
+    def push(self) -> None:
+        """Copy the hidden state of the host to the device."""
+        self._work.state.copy_(self._state)
+
+    def check(self) -> None:
+        """Raise RuntimeError if a step failed on the device."""
+        self._work.check()

@@ -1,0 +1,129 @@
+"""From what the user names as the model to weights, levels and starting values of N neurons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogate.brian_bridge.thresholds import Level, Threshold
+from surrogate.errors import UsageError
+from surrogate.model_file import Model, ModelCard, load
+
+__all__ = ["ModelSource", "Population"]
+
+ModelSource = str | os.PathLike[str] | Model
+
+
+class Population:
+    """The models behind N neurons: one for all, or one for each.
+
+    Parameters
+    ----------
+    source : path, Model, or a sequence of N of them
+    neurons : int
+
+    Raises
+    ------
+    UsageError
+        If the number of models is not N, or they differ in more than their weights.
+    DataError
+        If a file is missing or damaged.
+    """
+
+    def __init__(self, source: ModelSource | Sequence[ModelSource], neurons: int) -> None:
+        if isinstance(source, str | os.PathLike | Model):
+            self.models = [_open(source)]
+        else:
+            self.models = [_open(one) for one in source]
+            if len(self.models) != neurons:
+                raise UsageError(
+                    f"{len(self.models)} models for {neurons} neurons: give one for all of them, "
+                    "or one for each"
+                )
+        self.card: ModelCard = self.models[0].card
+        self.spec = self.card.spec
+        for index, model in enumerate(self.models):
+            for name in ("spec", "dt_ms", "n_excitatory"):
+                own, first = getattr(model.card, name), getattr(self.card, name)
+                if own != first:
+                    raise UsageError(
+                        f"model {index} has {name} {own}, model 0 has {first}: neurons of one "
+                        "group may differ in their weights alone; make a group for each kind"
+                    )
+
+    @property
+    def shared(self) -> bool:
+        """Whether all neurons have the same weights."""
+        return len(self.models) == 1
+
+    def weights(self) -> dict[str, Tensor]:
+        """Canonical weights; with a leading axis of N where each neuron has its own."""
+        if self.shared:
+            return self.models[0].state_dict()
+        states = [model.state_dict() for model in self.models]
+        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def flat_weights(self, dtype: np.dtype) -> NDArray[np.floating]:
+        """Parameters in canonical order, each row-major, model after model."""
+        return np.concatenate([array.ravel() for array in self._arrays()]).astype(dtype)
+
+    def _arrays(self) -> Iterator[NDArray[np.floating]]:
+        for model in self.models:
+            state = model.state_dict()
+            for name in self.spec.parameter_shapes():
+                yield state[name].cpu().numpy()
+
+    def levels(self, threshold: Threshold) -> NDArray[np.float64] | float:
+        """The level of each neuron's logit, or one for all.
+
+        Raises
+        ------
+        UsageError
+            If it should come from a card that has no spike rule.
+        """
+        if not isinstance(threshold, Level):
+            return 0.0
+        if threshold.logit is not None:
+            return threshold.logit
+        return self._of_each_rule("logit")
+
+    def refractory_ms(self) -> float:
+        """The refractory period of the cards, in ms."""
+        periods = np.unique(self._of_each_rule("refractory_ms"))
+        if len(periods) > 1:
+            raise UsageError(
+                f"the models' refractory periods differ ({', '.join(map(str, periods))} ms): "
+                "give one, such as refractory=2*ms"
+            )
+        return float(periods[0])
+
+    def resting_voltage_mv(self) -> NDArray[np.float64] | float:
+        """Voltage before the first step, mV: where the training trials began."""
+        values = [
+            self.card.voltage_offset
+            if model.card.resting_voltage_mv is None
+            else model.card.resting_voltage_mv
+            for model in self.models
+        ]
+        return values[0] if self.shared else np.array(values)
+
+    def _of_each_rule(self, field: str) -> NDArray[np.float64] | float:
+        values = []
+        for model in self.models:
+            rule = model.spike_rule
+            if rule is None:
+                raise UsageError(
+                    f"{model.path or model}: the model card has no spike rule; give a threshold "
+                    'and a refractory period, such as threshold="p > 0.5", refractory=2*ms'
+                )
+            values.append(float(getattr(rule, field)))
+        return values[0] if self.shared else np.array(values)
+
+
+def _open(source: ModelSource) -> Model:
+    return source if isinstance(source, Model) else load(source)

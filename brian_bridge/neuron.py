@@ -1,0 +1,371 @@
+"""A trained surrogate as a group of Brian2 neurons."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from brian2 import Hz, Quantity, ms
+from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
+from brian2.devices.device import RuntimeDevice
+from brian2.groups.neurongroup import to_start_stop
+from brian2.groups.subgroup import Subgroup
+from numpy.typing import ArrayLike, NDArray
+
+from surrogate.brian_bridge.binned import BinnedGroup
+from surrogate.brian_bridge.gpu import check_gpu
+from surrogate.brian_bridge.models import ModelSource, Population
+from surrogate.brian_bridge.rates import input_rates, range_warnings
+from surrogate.brian_bridge.standalone import StandaloneStep
+from surrogate.brian_bridge.step import RuntimeStep
+from surrogate.brian_bridge.thresholds import Expression, Level, Stochastic, Threshold
+from surrogate.errors import UsageError
+from surrogate.kernels.stepper import Stepper
+
+__all__ = ["SurrogateNeuron", "SurrogateSubgroup"]
+
+_OUTPUT = "it is what the model computed, and nothing acts back on it; drive the inputs instead"
+
+
+class _HasChannels:
+    """What a group of surrogates and a part of it have in common: input channels."""
+
+    #: Channels of each neuron, and how many of them are excitatory.
+    _channels: tuple[int, int]
+
+    def channel(
+        self, neuron: ArrayLike, segment: ArrayLike, kind: str = "exc"
+    ) -> NDArray[np.int64]:
+        """Where a synapse lies in ``inputs``, for ``Synapses.connect(j=...)``.
+
+        Parameters
+        ----------
+        neuron : int or array of int
+            In this group.
+        segment : int or array of int
+            Dendritic segment, in the order of the model card's ``segments``; each bears one
+            excitatory and one inhibitory synapse. Broadcast against ``neuron``.
+        kind : "exc" | "inh"
+
+        Returns
+        -------
+        array of int64
+            Indices into ``inputs``, of the broadcast shape.
+
+        Raises
+        ------
+        UsageError
+            If a neuron, segment or kind does not exist.
+        """
+        inputs, excitatory = self._channels
+        offsets = {"exc": (0, excitatory), "inh": (excitatory, inputs - excitatory)}
+        if kind not in offsets:
+            raise UsageError(f"unknown kind of synapse {kind!r}: expected 'exc' or 'inh'")
+        start, segments = offsets[kind]
+        neuron = _indices(neuron, len(self), "neuron")  # type: ignore[arg-type]
+        segment = _indices(segment, segments, f"{kind} segment")
+        return neuron * inputs + start + segment
+
+
+class SurrogateNeuron(_HasChannels, BinnedGroup):
+    """N neurons whose model is a trained recurrent network.
+
+    The network takes the spikes that arrived in a bin of 1 ms, one or none per channel, and gives
+    the probability of a spike and the soma voltage in that bin:
+
+    .. math:: (z_k, u_k), s_k = f(x_k, s_{k-1}), \\quad p = \\sigma(z_k), \\quad
+        v = u_k \\cdot scale + offset
+
+    Spikes arrive through ordinary :class:`~brian2.synapses.synapses.Synapses` onto ``inputs``,
+    with ``on_pre="x_post += 1"``, and leave like those of any other group. Bin k holds what arrives
+    at k ms <= t < (k + 1) ms. The model steps at (k + 1) ms, before anything else happens at that
+    time, and its spikes bear that time. See docs/brian2.md.
+
+    Parameters
+    ----------
+    N : int
+        Number of neurons.
+    model : path, Model, or a sequence of N of them
+        A model file; with a sequence each neuron has its own weights.
+    threshold : Threshold or str, optional
+        When a bin's output is a spike: :class:`~surrogate.brian_bridge.Level`,
+        :class:`~surrogate.brian_bridge.RisingEdge`, :class:`~surrogate.brian_bridge.LocalPeak`,
+        :class:`~surrogate.brian_bridge.Stochastic`, or a Brian2 expression such as ``"p > 0.4"``.
+        By default the rule of the model card.
+    refractory : Quantity, str or False, optional
+        As in NeuronGroup; by default that of the model card's spike rule.
+    equations : str
+        Further variables of the group, such as ``"depth : meter"``, as in NeuronGroup.
+    precision : "float32" | "float64"
+        Of the model's arithmetic and hidden state.
+    device : "cpu" | "cuda"
+        Where the model steps. On a GPU its hidden state stays there, the counts of each bin go
+        there and the outputs come back; float32 and run time only.
+    threads : int
+        CPU threads that share the neurons, at run time.
+    namespace, dt, clock, order, name
+        As in NeuronGroup. The time step is the network's; that of the model comes from the card.
+
+    Attributes
+    ----------
+    inputs : NeuronGroup
+        The input channels of all neurons, N x input size elements; that of a neuron's channel c is
+        ``neuron * input_size + c``. Its integer ``x`` counts the spikes of the current bin.
+    v : volt
+        Soma voltage in the last bin that was closed; before, the card's resting value. Read-only.
+    p : 1
+        Spike probability in that bin; before, 0. Read-only.
+    lost : int
+        Spikes that arrived at each neuron on a channel that already had one in that bin. The model
+        was trained on at most one and does not see them. Read-only.
+
+    Raises
+    ------
+    UsageError
+        If an argument, the active device, or the time step does not fit the model.
+    DataError
+        If a model file is missing or damaged.
+    """
+
+    devices: ClassVar = {
+        RuntimeDevice: "set_device('runtime')",
+        CPPStandaloneDevice: "set_device('cpp_standalone')",
+    }
+    read_only: ClassVar = {"v": _OUTPUT, "p": _OUTPUT, "lost": "it counts arrivals of spikes"}
+
+    def __init__(
+        self,
+        N: int,
+        model: ModelSource | Sequence[ModelSource],
+        *,
+        threshold: Threshold | str | None = None,
+        refractory: Quantity | str | bool | None = None,
+        equations: str = "",
+        precision: str = "float32",
+        device: str = "cpu",
+        threads: int = 1,
+        namespace: dict[str, Any] | None = None,
+        dt: Quantity | None = None,
+        clock: Any = None,
+        order: int = 0,
+        name: str = "surrogateneuron*",
+    ) -> None:
+        self.population = Population(model, N)
+        self.threshold = _threshold(threshold)
+        self.threads = threads
+        if precision not in ("float32", "float64"):
+            raise UsageError(f"unknown precision {precision!r}: expected 'float32' or 'float64'")
+        if device != "cpu":
+            check_gpu(device, np.dtype(precision))
+        self.device = device
+        if refractory is None:
+            refractory = self.population.refractory_ms() * ms
+        card, input_size = self.population.card, self.population.spec.input_size
+        self._channels = input_size, card.n_excitatory
+        self._warned_of: set[str] = set()
+        #: Names of the logits of the bins before, newest first.
+        self.history = [f"_logit_{age}" for age in range(1, self.threshold.history + 1)]
+        super().__init__(
+            N,
+            f"v : volt\np : 1\n{equations}",
+            self.threshold.condition,
+            refractory=refractory,
+            namespace=namespace,
+            dt=dt,
+            clock=clock,
+            order=order,
+            name=name,
+        )
+        self._add_variables(np.dtype(precision))
+        self._contain_inputs(N * input_size, "x : integer")
+        step = RuntimeStep if isinstance(self._device, RuntimeDevice) else StandaloneStep
+        if device != "cpu" and step is StandaloneStep:
+            raise UsageError(f"device={device!r} is not available in C++ standalone: leave it out")
+        self._contain_step(step, card.dt_ms * ms)
+
+    def _add_variables(self, precision: np.dtype) -> None:
+        add, spec = self.variables.add_array, self.population.spec
+        add("lost", size=self._N, dtype=np.int64)
+        add("_state", size=self._N * spec.state_size, dtype=precision)
+        add("_outputs", size=self._N * 2, dtype=precision)
+        # Logits and levels are compared in float64, whatever Brian2's default, as SpikeRule does.
+        for name in ("_logit", *self.history):
+            add(name, size=self._N, dtype=np.float64)
+            self.variables[name].set_value(-np.inf)
+        if isinstance(self.threshold, Level):
+            add("_level", size=self._N, dtype=np.float64, constant=True)
+            self.variables["_level"].set_value(self.population.levels(self.threshold))
+        if isinstance(self.threshold, Stochastic):
+            add("_uniform", size=self._N, dtype=np.float64)
+        # Excitatory, inhibitory, and the steps in which they were counted.
+        add("_arrivals", size=3, dtype=np.int64)
+        self.variables["v"].set_value(self.population.resting_voltage_mv() * 1e-3)
+        for name in self.read_only:
+            self.variables[name].read_only = True
+
+    @property
+    def step_variables(self) -> list[str]:
+        """Names of the variables that the step of the model works on."""
+        drawn = ["_uniform"] if isinstance(self.threshold, Stochastic) else []
+        names = ["v", "p", "lost", "_state", "_outputs", "_logit", "_arrivals"]
+        return [*names, *self.history, *drawn]
+
+    @property
+    def written_readonly_vars(self) -> set[Any]:
+        """Variables that only code writes: by it C++ standalone knows what it must read back."""
+        return {self.variables[name] for name in self.read_only}
+
+    @property
+    def hidden_state(self) -> NDArray[np.floating]:
+        """Hidden state of the model, a copy, [N, state size]: layers in order, h then c.
+
+        Zero at first, as in training. Setting it (one row for all neurons, or one for each) starts
+        them elsewhere, such as from :func:`warm_state`.
+        """
+        self._step.pull()
+        return self.variables["_state"].get_value().reshape(self._N, -1).copy()
+
+    @hidden_state.setter
+    def hidden_state(self, value: ArrayLike) -> None:
+        shape = (self._N, self.population.spec.state_size)
+        given = np.asarray(value)
+        if given.shape not in (shape, shape[1:]):
+            raise UsageError(
+                f"{self.name!r}: hidden state of shape {given.shape}, expected {shape} or "
+                f"{shape[1:]}"
+            )
+        self.variables["_state"].set_value(np.broadcast_to(given, shape).ravel())
+        self._step.push()
+
+    def _full_state(self) -> dict[str, Any]:
+        self._step.pull()
+        return super()._full_state()
+
+    def _restore_from_full_state(self, state: dict[str, Any]) -> None:
+        super()._restore_from_full_state(state)
+        self._step.push()
+
+    @property
+    def input_rates(self) -> dict[str, Quantity]:
+        """Mean input rate per excitatory and inhibitory synapse so far, one neuron being counted
+        in each bin, in turn."""
+        counted = self.variables["_arrivals"].get_value()
+        return {
+            kind: rate * Hz for kind, rate in input_rates(self.population.card, counted).items()
+        }
+
+    def warn_about_rates(self) -> None:
+        """Warn, once for each kind of synapse, of input unlike that of the training."""
+        arrivals = self.variables["_arrivals"].get_value()
+        for kind, message in range_warnings(self.population.card, arrivals):
+            if kind not in self._warned_of:
+                self._warned_of.add(kind)
+                warnings.warn(f"{self.name!r}: {message}", RuntimeWarning, stacklevel=2)
+
+    def __getitem__(self, item: Any) -> SurrogateSubgroup:
+        return SurrogateSubgroup(self, *to_start_stop(item, self._N))
+
+
+class SurrogateSubgroup(_HasChannels, Subgroup):
+    """Some consecutive neurons of a SurrogateNeuron, with the ``inputs`` that are theirs."""
+
+    def __init__(
+        self, source: SurrogateNeuron, start: int, stop: int, name: str | None = None
+    ) -> None:
+        self._channels = source._channels
+        size = self._channels[0]
+        self._inputs = source.inputs[start * size : stop * size]
+        super().__init__(source, start, stop, name)
+
+    @property
+    def inputs(self) -> Subgroup:
+        """The input channels of these neurons."""
+        return self._inputs
+
+    def __getitem__(self, item: slice) -> SurrogateSubgroup:
+        start, stop = to_start_stop(item, self._N)
+        return SurrogateSubgroup(
+            self.source.__repr__.__self__, self.start + start, self.start + stop
+        )
+
+
+def warm_state(
+    model: ModelSource,
+    neurons: int,
+    duration: Quantity = 500 * ms,
+    *,
+    excitatory: Quantity | None = None,
+    inhibitory: Quantity | None = None,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Hidden states of neurons that have been driven by random input for a while.
+
+    From its zero state a model takes some hundred milliseconds to forget that it began. A network
+    that shall start in the middle of activity starts from states like these.
+
+    Parameters
+    ----------
+    model : path or Model
+    neurons : int
+        Number of states N.
+    duration : Quantity
+        How long each was driven.
+    excitatory, inhibitory : Quantity, optional
+        Poisson rate of each synapse; by default the middle of the card's training range.
+    seed : int
+
+    Returns
+    -------
+    array, float32 [N, state size]
+        For :attr:`SurrogateNeuron.hidden_state`.
+
+    Raises
+    ------
+    UsageError
+        If a rate is neither given nor in the card.
+    """
+    population = Population(model, neurons)
+    card = population.card
+    probability = np.empty(card.input_size)
+    sides = {
+        "excitatory": (excitatory, slice(None, card.n_excitatory)),
+        "inhibitory": (inhibitory, slice(card.n_excitatory, None)),
+    }
+    for kind, (rate, channels) in sides.items():
+        if rate is None:
+            if kind not in card.input_rate_hz:
+                raise UsageError(f"the model card has no {kind} rate: give {kind}=, such as 2*Hz")
+            rate = np.mean(card.input_rate_hz[kind]) * Hz
+        probability[channels] = 1 - np.exp(-float(rate) * card.dt_ms * 1e-3)
+    stepper = Stepper(population.spec, population.weights(), neurons)
+    rng = np.random.default_rng(seed)
+    lost = np.zeros(neurons, np.int64)
+    for _ in range(round(duration / ms / card.dt_ms)):
+        counts = rng.random((neurons, card.input_size)) < probability
+        stepper.step_counts(counts.astype(np.int32), lost)
+    return stepper.state
+
+
+def _threshold(given: Threshold | str | None) -> Threshold:
+    if isinstance(given, str):
+        return Expression(given)
+    if given is None:
+        return Level()
+    if isinstance(given, Threshold):
+        return given
+    raise UsageError(
+        f"threshold {given!r}: expected an expression such as 'p > 0.4', or Level(), RisingEdge(), "
+        "LocalPeak() or Stochastic(seed)"
+    )
+
+
+def _indices(values: ArrayLike, size: int, what: str) -> NDArray[np.int64]:
+    indices = np.asarray(values)
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise UsageError(f"{what} {values!r}: expected whole numbers from 0 to {size - 1}")
+    outside = indices[(indices < 0) | (indices >= size)]
+    if outside.size:
+        raise UsageError(f"{what} {outside.flat[0]} does not exist: expected 0 to {size - 1}")
+    return indices.astype(np.int64)

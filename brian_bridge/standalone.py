@@ -1,0 +1,172 @@
+"""The step of a surrogate in C++ standalone: the kernels' header, compiled into the program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from brian2 import Function, get_device, second
+from brian2.codegen.generators.cpp_generator import c_data_type
+from brian2.core.variables import Variable, Variables
+from brian2.groups.group import CodeRunner
+
+from surrogate.brian_bridge.rates import KINDS, MIN_BINS
+from surrogate.brian_bridge.thresholds import Stochastic
+from surrogate.kernels import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from surrogate.brian_bridge.neuron import SurrogateNeuron
+
+__all__ = ["StandaloneStep"]
+
+_HEADER = Path(__file__).resolve().with_name("standalone.h")
+
+# The model is made at its first step: weights never change, hidden state lies in Brian2's arrays.
+_CODE = Template("""
+static double $function(const double t, const double stepped_at)
+{
+    static const int hidden_sizes[] = {$hidden_sizes};
+    static const surrogate::Population<$real> &population =
+        surrogate::Population<$real>::of(_namespace$weights, $arch, $linear_head, $input_size,
+                                         $layers, hidden_sizes, $models);
+    const int64_t timestep = $timestep[0];
+    if (timestep < $first_step[0]) return stepped_at;
+    surrogate::sample_arrivals($counts, $neurons, $input_size, $excitatory, timestep, $arrivals);
+    population.step($neurons, $counts, $state, $outputs, $lost);
+    $shifts
+    surrogate::read_out($neurons, $outputs, $scale, $offset, $logit, $p, $v);
+    $draw
+    return t;
+}
+""")
+
+# Into the end of main(), where the arrays still exist.
+_RATE_CHECK = Template("""
+if ($arrivals[2] >= $min_bins) {
+    const double rate = $arrivals[$index] / ($arrivals[2] * $dt_ms * 1e-3 * $synapses);
+    if (rate < $low || rate > $high)
+        std::cerr << "Warning: '$name': $kind synapses received " << rate
+                  << " Hz on average, the model was trained on $low to $high Hz: "
+                  << "what it computes there is untested" << std::endl;
+}
+""")
+
+
+class StandaloneStep(CodeRunner):
+    """Closes a bin, as :class:`surrogate.brian_bridge.step.RuntimeStep` does.
+
+    Brian2 calls a function once for all neurons where the result goes into a scalar variable.
+    """
+
+    def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
+        function = f"_step_{neuron.name}"
+        super().__init__(
+            neuron,
+            "stateupdate",
+            code=f"_stepped_at = {function}(t, _stepped_at)",
+            # By these Brian2 knows what may change.
+            needed_variables=[*neuron.step_variables],
+            **schedule,
+        )
+        self.variables = Variables(self)
+        self.variables.add_reference("_counts", neuron.inputs, "x")
+        self.needed_variables.append("_counts")
+        self.variables._add_variable(function, self._function(function, neuron))
+        for check in _rate_checks(neuron):
+            get_device().insert_code("before_end", check)
+
+    def pull(self) -> None:
+        """Nothing: the hidden state lies in Brian2's arrays."""
+
+    push = pull
+
+    def _function(self, name: str, neuron: SurrogateNeuron) -> Function:
+        function = Function(
+            _not_callable, arg_units=[second, second], return_unit=second, stateless=False
+        )
+        # Brian2 writes the namespace to binary files, and takes its names to be unique.
+        weights = f"{name}_weights"
+        timestep = self.clock.variables["timestep"]
+        code = _CODE.substitute(_code_values(neuron, timestep), function=name, weights=weights)
+        dtype = neuron.variables["_state"].dtype
+        function.implementations.add_implementation(
+            "cpp",
+            code,
+            namespace={weights: neuron.population.flat_weights(dtype)},
+            compiler_kwds={"headers": [f'"{_HEADER.as_posix()}"']},
+        )
+        return function
+
+
+def _not_callable(t: Any, stepped_at: Any) -> Any:
+    raise NotImplementedError("the step of a surrogate in C++ standalone has no Python form")
+
+
+def _array(variable: Variable) -> str:
+    return f"brian::{get_device().get_array_name(variable)}"
+
+
+def _rate_checks(neuron: SurrogateNeuron) -> Iterator[str]:
+    card = neuron.population.card
+    synapses = (card.n_excitatory, card.input_size - card.n_excitatory)
+    for index, (kind, size) in enumerate(zip(KINDS, synapses, strict=True)):
+        if kind in card.input_rate_hz and size:
+            low, high = card.input_rate_hz[kind]
+            yield _RATE_CHECK.substitute(
+                name=neuron.name,
+                kind=kind,
+                index=index,
+                synapses=size,
+                arrivals=_array(neuron.variables["_arrivals"]),
+                min_bins=MIN_BINS,
+                dt_ms=card.dt_ms,
+                low=f"{low:.3g}",
+                high=f"{high:.3g}",
+            )
+
+
+def _code_values(neuron: SurrogateNeuron, timestep: Variable) -> dict[str, Any]:
+    """C++ names and literals for the template."""
+    population, variables = neuron.population, neuron.variables
+    card, spec = population.card, population.spec
+    logits = [_array(variables[name]) for name in ("_logit", *neuron.history)]
+    shifts = [
+        f"std::copy({newer}, {newer} + {len(neuron)}, {older});"
+        for newer, older in zip(logits[-2::-1], logits[:0:-1], strict=True)
+    ]
+    threshold, draw = neuron.threshold, ""
+    if isinstance(threshold, Stochastic):
+        uniform = _array(variables["_uniform"])
+        draw = f"surrogate::uniform({threshold.seed}ULL, timestep, {len(neuron)}, {uniform});"
+    return {
+        "real": c_data_type(variables["_state"].dtype),
+        "hidden_sizes": ", ".join(map(str, spec.hidden_sizes)),
+        "layers": len(spec.hidden_sizes),
+        "arch": list(ARCHITECTURES).index(spec.arch),
+        "linear_head": str(spec.head == "linear").lower(),
+        "input_size": spec.input_size,
+        "excitatory": card.n_excitatory,
+        "models": len(population.models),
+        "neurons": len(neuron),
+        "scale": repr(float(spec.voltage_scale)),
+        "offset": repr(float(spec.voltage_offset)),
+        "timestep": _array(timestep),
+        "counts": _array(neuron.inputs.variables["x"]),
+        "shifts": "\n    ".join(shifts),
+        "draw": draw,
+        **{
+            name: _array(variables[variable])
+            for name, variable in {
+                "first_step": "_first_step",
+                "arrivals": "_arrivals",
+                "state": "_state",
+                "outputs": "_outputs",
+                "logit": "_logit",
+                "lost": "lost",
+                "p": "p",
+                "v": "v",
+            }.items()
+        },
+    }

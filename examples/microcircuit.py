@@ -1,0 +1,61 @@
+"""L5 pyramidal cells (surrogates) and integrate-and-fire interneurons that inhibit them.
+
+python examples/microcircuit.py [model.h5]
+"""
+
+import numpy as np
+from brian2 import (
+    Hz,
+    NeuronGroup,
+    PoissonGroup,
+    SpikeMonitor,
+    Synapses,
+    ms,
+    mV,
+    prefs,
+    run,
+    seed,
+)
+from trained_model import model_path
+
+from surrogate import SurrogateNeuron
+from surrogate.brian_bridge import Stochastic
+
+prefs.codegen.target = "numpy"  # starts at once; for long runs leave Brian2 its choice
+seed(2)
+rng = np.random.default_rng(2)
+
+pyramidal = SurrogateNeuron(20, model_path(), threshold=Stochastic(seed=2), refractory=2 * ms)
+interneurons = NeuronGroup(
+    20,
+    "dv/dt = (-65*mV - v + current) / (10*ms) : volt (unless refractory)\ncurrent : volt",
+    threshold="v > -50*mV",
+    reset="v = -65*mV",
+    refractory=2 * ms,
+    method="exact",
+)
+interneurons.v = -65 * mV
+interneurons.current = rng.uniform(13, 17, 20) * mV
+
+card = pyramidal.population.card
+rate = np.full(card.input_size, np.mean(card.input_rate_hz["inhibitory"]))
+rate[: card.n_excitatory] = np.mean(card.input_rate_hz["excitatory"])
+background = PoissonGroup(card.input_size, rates=rate * Hz, dt=1 * ms)
+drive = Synapses(background, pyramidal.inputs, on_pre="x_post += 1")
+drive.connect(i=np.tile(np.arange(card.input_size), 20), j=np.arange(20 * card.input_size))
+
+excite = Synapses(pyramidal, interneurons, on_pre="v_post += 2*mV", delay=0.8 * ms)
+excite.connect(p=0.5)
+
+# Each interneuron inhibits every pyramidal cell on three segments near the soma.
+near = np.argsort(card.segments["distance_um"])[:100]
+source = np.repeat(np.arange(20), 20 * 3)
+target = np.tile(np.repeat(np.arange(20), 3), 20)
+segment = rng.choice(near, len(source))
+inhibit = Synapses(interneurons, pyramidal.inputs, on_pre="x_post += 1", delay=1.2 * ms)
+inhibit.connect(i=source, j=pyramidal.channel(target, segment, kind="inh"))
+
+pyramidal_spikes, interneuron_spikes = SpikeMonitor(pyramidal), SpikeMonitor(interneurons)
+run(500 * ms, report="text")
+for name, monitor in [("pyramidal", pyramidal_spikes), ("interneuron", interneuron_spikes)]:
+    print(f"{name:>12}: {monitor.num_spikes / 20 / 0.5:.1f} Hz")

@@ -1,0 +1,49 @@
+"""The examples run as they stand, from another folder, with a model trained as they train it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "run"
+    size = ["--arch", "rnn", "--hidden", "32-16-2", "--epochs", "1"]
+    command = [sys.executable, "-m", "surrogate.cli.main", "train", *size, "--out", str(folder)]
+    subprocess.run(command, capture_output=True, check=True)
+    return folder / "model.h5"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "options", "figure"),
+    [
+        ("poisson_traces.py", [], "poisson_traces.png"),
+        ("microcircuit.py", [], None),
+        ("mixed_network.py", [], "mixed_network.png"),
+        ("mixed_network.py", ["--standalone"], "mixed_network.png"),
+    ],
+)
+def test_example_runs(example, options, figure, model_file, tmp_path) -> None:
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / example), *options, str(model_file)]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figure is None or (tmp_path / figure).stat().st_size > 10_000
+    for name in ("pyramidal", "interneuron", "integrate_and_fire", "hodgkin_huxley"):
+        for line in done.stdout.splitlines():
+            if line.strip().startswith(name):
+                assert float(line.split()[1]) > 0, line
