@@ -177,24 +177,36 @@ class Stack {
 
   static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
 
-  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats.
+  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. Most
+  // channels are silent, so ever smaller groups of them are passed over at a glance.
   static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost) {
-    constexpr int kGroup = 16;
+    const int16_t *first = channel;
+    int from = 0;
+    for (; from + 64 <= inputs; from += 64)
+      if (any<64>(counts + from))
+        for (int sixteen = from; sixteen < from + 64; sixteen += 16)
+          if (any<16>(counts + sixteen))
+            for (int four = sixteen; four < sixteen + 16; four += 4)
+              if (any<4>(counts + four)) channel = take_group(counts, four, four + 4, channel, lost);
+    return int32_t(take_group(counts, from, inputs, channel, lost) - first);
+  }
+  template <int kSize>
+  static SURROGATE_INLINE bool any(const int32_t *counts) {
     int32_t found = 0;
-    for (int from = 0; from < inputs; from += kGroup) {
-      const int end = from + kGroup < inputs ? from + kGroup : inputs;
-      int32_t any = 0;
-      for (int i = from; i < end; ++i) any |= counts[i];
-      if (any == 0) continue;
-      for (int i = from; i < end; ++i) {
-        if (counts[i] > 0) {
-          channel[found++] = int16_t(i);
-          *lost += counts[i] - 1;
-        }
-        counts[i] = 0;
+    for (int i = 0; i < kSize; ++i) found |= counts[i];
+    return found != 0;
+  }
+  static SURROGATE_INLINE int16_t *take_group(int32_t *counts, int from, int to, int16_t *channel,
+                                              int64_t *lost) {
+    for (int i = from; i < to; ++i) {
+      if (counts[i] == 0) continue;
+      if (counts[i] > 0) {
+        *channel++ = int16_t(i);
+        *lost += counts[i] - 1;
       }
+      counts[i] = 0;
     }
-    return found;
+    return channel;
   }
 
   // `state` and `outputs` are those of the first neuron of the block.
