@@ -41,6 +41,11 @@ class SpikeEvents:
                     f"SpikeEvents.{name} must be a one-dimensional {dtype} tensor, "
                     f"not {tensor.dtype} of shape {tuple(tensor.shape)}"
                 )
+        if self.channel.device != self.row_ptr.device:
+            raise ValueError(
+                f"SpikeEvents.channel lies on {self.channel.device}, row_ptr on "
+                f"{self.row_ptr.device}: expected one device"
+            )
         if self.row_ptr.numel() != self.batch * self.steps + 1:
             raise ValueError(
                 f"SpikeEvents.row_ptr has {self.row_ptr.numel()} entries, expected "

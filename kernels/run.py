@@ -84,8 +84,11 @@ def run_stack(
     Raises
     ------
     ValueError
-        If a shape does not fit, a sequence is empty, or the provider is unknown or not available.
+        If a weight is missing, a shape does not fit, a sequence is empty, or the provider is
+        unknown or not available.
     """
+    if missing := [name for name in spec.parameter_shapes() if name not in weights]:
+        raise ValueError(f"weights lack {', '.join(missing)}")
     first = weights["layers.0.weight_ih_l0"]
     expected = (events.batch, spec.state_size)
     if state is None:

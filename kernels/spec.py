@@ -45,6 +45,7 @@ class StackSpec:
     voltage_offset: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"unknown arch {self.arch!r}: expected one of rnn, gru, lstm")
         if self.head not in HEADS:

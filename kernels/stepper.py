@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Stepper:
     Attributes
     ----------
     state : NDArray [N, spec.state_size]
-        Layers in order, h then c.
+        Layers in order, h then c. To set it, write into it: ``stepper.state[:] = ...``.
     outputs : NDArray [N, 2]
         After a step: spike logit, and the voltage before scale and offset.
     step : callable (channel, row_ptr) -> None
@@ -61,6 +62,11 @@ class Stepper:
     ------
     ValueError
         If a shape, a dtype, the provider or the events of a step do not fit.
+
+    Notes
+    -----
+    One thread at a time may step. A stepper cannot be copied or pickled: make another one, and
+    copy the state.
     """
 
     step: Callable[[NDArray[np.int16], NDArray[np.int32]], None]
@@ -83,8 +89,8 @@ class Stepper:
         self.spec = spec
         self.neurons = neurons
         self.provider = provider or ("reference" if cpu.load() is None else "cpu")
-        self.state = _array(state, (neurons, spec.state_size), np.dtype(dtype), "state")
-        self.outputs = _array(outputs, (neurons, 2), np.dtype(dtype), "outputs")
+        self._state = _array(state, (neurons, spec.state_size), np.dtype(dtype), "state")
+        self._outputs = _array(outputs, (neurons, 2), np.dtype(dtype), "outputs")
         own = _in_order(spec, weights, neurons, torch.from_numpy(self.state).dtype)
         work: _Reference | _Kernel | _KernelThreads
         if self.provider == "reference":
@@ -96,6 +102,18 @@ class Stepper:
         else:
             work = _KernelThreads(spec, own, self.state, self.outputs, threads)
         self.step, self.step_counts = work.step, work.step_counts
+
+    @property
+    def state(self) -> NDArray[Any]:
+        return self._state
+
+    @property
+    def outputs(self) -> NDArray[Any]:
+        return self._outputs
+
+    def __reduce__(self) -> NoReturn:
+        # A copy's step would be the original's and advance its neurons.
+        raise TypeError("a Stepper cannot be copied: make another one, and copy the state")
 
 
 def _array(
@@ -209,14 +227,30 @@ class _KernelThreads:
             )
             for share in self._shares
         ]
-        self._pool = ThreadPoolExecutor(len(self._shares))
+        self._input_size = spec.input_size
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def step(self, channel: NDArray[np.int16], row_ptr: NDArray[np.int32]) -> None:
+        # All or none: a thread must not advance its neurons where another's events are wrong.
+        neurons = self._shares[-1].stop
+        if row_ptr.shape != (neurons + 1,):
+            raise ValueError(f"row_ptr has shape {row_ptr.shape}, expected ({neurons + 1},)")
+        if row_ptr[0] < 0 or row_ptr[-1] > len(channel) or (np.diff(row_ptr) < 0).any():
+            raise ValueError(f"row_ptr must rise from 0 to at most {len(channel)}, all events")
+        if channel.size and not 0 <= channel.min() <= channel.max() < self._input_size:
+            raise ValueError(f"a channel is outside 0..{self._input_size - 1}")
         self._run(lambda kernel, share: kernel.step(channel, row_ptr[share.start : share.stop + 1]))
 
     def step_counts(self, counts: NDArray[np.int32], lost: NDArray[np.int64]) -> None:
+        neurons = self._shares[-1].stop
+        if len(counts) != neurons or len(lost) != neurons:
+            raise ValueError(
+                f"counts of {len(counts)} and lost of {len(lost)} neurons, expected {neurons}"
+            )
         self._run(lambda kernel, share: kernel.step_counts(counts[share], lost[share]))
 
     def _run(self, work: Callable[[_Kernel, slice], None]) -> None:
-        for _ in self._pool.map(work, self._kernels, self._shares):
+        if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
+            self._pool = os.getpid(), ThreadPoolExecutor(len(self._shares))
+        for _ in self._pool[1].map(work, self._kernels, self._shares):
             pass  # the result of each is None, or the exception it raised

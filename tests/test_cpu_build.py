@@ -146,7 +146,7 @@ def test_loading_the_extension_leaves_denormal_numbers_alone() -> None:
 
 
 @needs_extension
-def test_fast_math_keeps_nan_a_nan() -> None:
+def test_the_extension_keeps_nan_a_nan() -> None:
     spec = StackSpec("lstm", (5, 2), input_size=3)
     weights = {name: torch.full(shape, 0.1) for name, shape in spec.parameter_shapes().items()}
     weights["layers.0.bias_hh_l0"][7] = torch.nan

@@ -123,6 +123,68 @@ def test_working_memory_is_used_again_by_the_next_batch() -> None:
     assert len(cpu_provider._workshop._free[spec, torch.float64]) == 1
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_kept_where_no_gradient_is_wanted(without, monkeypatch) -> None:
+    kept = []
+    module = cpu.load()
+
+    class Spy:
+        def __init__(self, *arguments) -> None:
+            self._stack = module.Stack(*arguments)
+            self.set_weights = self._stack.set_weights
+
+        def forward(self, *arguments) -> None:
+            kept.append(arguments[-1])
+            self._stack.forward(*arguments)
+
+    monkeypatch.setattr(cpu_provider, "make_stack", lambda *_: Spy(0, False, 30, (8, 2), True, 1))
+    spec = StackSpec("rnn", (8, 2), input_size=30)
+    problem = _problem(spec, 3, 12)
+    with without():
+        run_stack(spec, *problem[:3], "cpu")
+    run_stack(spec, *problem[:3], "cpu")
+    gc.collect()
+    cpu_provider._workshop._free.clear()
+    assert kept == [False, True]
+
+
+def test_second_derivatives_are_refused() -> None:
+    spec = StackSpec("rnn", (9, 2), input_size=30)
+    weights, events, state, _ = _problem(spec, 3, 12)
+    outputs, _ = run_stack(spec, weights, events, state, "cpu")
+    with pytest.raises(RuntimeError, match="first derivatives alone"):
+        torch.autograd.grad(outputs.sum(), list(weights.values()), create_graph=True)
+
+
+def test_a_stack_that_cannot_be_made_leaves_no_other_message(capfd) -> None:
+    spec = StackSpec("rnn", (9, 2), input_size=30)
+    weights, events, state, _ = _problem(spec, 1, 2, torch.float32)
+    half = {name: weight.detach().half() for name, weight in weights.items()}
+    with pytest.raises(ValueError, match=r"not in torch\.float16"):
+        run_stack(spec, half, events, state.detach().half(), "cpu")
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+def test_working_memory_does_not_pile_up() -> None:
+    spec = StackSpec("rnn", (6, 2), input_size=30)
+    weights, events, state, _ = _problem(spec, 1, 2)
+    alive = [run_stack(spec, weights, events, state, "cpu") for _ in range(9)]
+    alive.clear()
+    gc.collect()
+    assert len(cpu_provider._workshop._free[spec, torch.float64]) <= 2 * torch.get_num_threads()
+
+
+def test_events_overwritten_before_the_backward_pass_are_noticed() -> None:
+    spec = StackSpec("rnn", (9, 2), input_size=30)
+    weights, events, state, grads = _problem(spec, 3, 12)
+    memory = events.channel.numpy()
+    outputs = run_stack(spec, weights, events, state, "cpu")
+    memory[0] = 30
+    with pytest.raises(ValueError, match="outside"):
+        torch.autograd.grad(outputs, list(weights.values()), grads)
+
+
 def test_nan_in_a_weight_reaches_the_outputs() -> None:
     spec = StackSpec("lstm", (17, 2), input_size=30)
     weights, events, state, _ = _problem(spec, 2, 3, torch.float32)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -98,7 +102,7 @@ def test_float32_steps_stay_within_rounding_in_the_callers_arrays(provider) -> N
         ([1, -1], [0, 2], "outside 0..19"),
         ([1, 2], [0, 3], "row_ptr must rise"),
         ([1, 2], [1, 0], "row_ptr must rise"),
-        ([1, 2], [0, 1, 2], "row_ptr has 12 bytes"),
+        ([1, 2], [0, 1, 2], "row_ptr holds 12 bytes"),
     ],
 )
 def test_events_that_do_not_fit_are_refused_before_anything_is_read(
@@ -108,8 +112,62 @@ def test_events_that_do_not_fit_are_refused_before_anything_is_read(
     stepper = Stepper(spec, _weights(spec), 1, provider="cpu")
     with pytest.raises(ValueError, match=message):
         stepper.step(np.array(channel, np.int16), np.array(row_ptr, np.int32))
-    with pytest.raises(ValueError, match="items of 4 bytes"):
-        stepper.step(np.array([1], np.int16), np.array([0, 1]))
+    with pytest.raises(ValueError, match="as 'i' of 4 bytes"):
+        stepper.step(np.array([1], np.int16), np.array([0, 1], np.float32))
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        (np.zeros((4, 20), np.float32), np.zeros(4, np.int64)),
+        (np.zeros((4, 20), np.uint32), np.zeros(4, np.int64)),
+        (np.zeros((20, 4), np.int32), np.zeros(4, np.int64)),
+        (np.zeros((4, 20), np.int32), np.zeros(4)),
+        (np.zeros((5, 20), np.int32), np.zeros(4, np.int64)),
+        (np.zeros((4, 20), np.int32), np.zeros(5, np.int64)),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_counts_of_another_type_or_shape_are_refused(counts, lost, threads) -> None:
+    spec = StackSpec("rnn", (4, 2), input_size=20)
+    stepper = Stepper(spec, _weights(spec), 4, provider="cpu", threads=threads)
+    with pytest.raises(ValueError, match="expected"):
+        stepper.step_counts(counts, lost)
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+def test_events_that_do_not_fit_advance_no_neuron(threads) -> None:
+    spec = StackSpec("rnn", (4, 2), input_size=20)
+    stepper = Stepper(spec, _weights(spec), 4, provider="cpu", threads=threads)
+    row_ptr = np.arange(5, dtype=np.int32)
+    with pytest.raises(ValueError, match="outside"):
+        stepper.step(np.array([1, 2, 3, 20], np.int16), row_ptr)
+    assert not stepper.state.any()
+
+
+@needs_kernels
+def test_threads_step_in_a_forked_child_too() -> None:
+    spec = StackSpec("rnn", (4, 2), input_size=20)
+    stepper = Stepper(spec, _weights(spec), 4, provider="cpu", threads=2)
+    counts, lost = np.ones((4, 20), np.int32), np.zeros(4, np.int64)
+    stepper.step_counts(counts, lost)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        stepper.step_counts(counts, lost)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_stepper_is_not_copied_and_its_arrays_are_not_replaced() -> None:
+    spec = StackSpec("rnn", (4, 2), input_size=20)
+    stepper = Stepper(spec, _weights(spec), 1)
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(stepper)
+    with pytest.raises(AttributeError):
+        stepper.state = np.zeros((1, 6), np.float32)
 
 
 def test_arrays_and_weights_of_another_shape_are_refused() -> None:

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -30,16 +31,23 @@ class Array {
   Array(const Array &) = delete;
   Array &operator=(const Array &) = delete;
 
-  bool take(PyObject *object, Py_ssize_t itemsize, Py_ssize_t count, bool writable,
-            const char *name) {
+  // A C-contiguous array of `rows` rows (any number if negative) of `columns` numbers; one dimension
+  // will do. `formats` are the codes of Python's struct module for the number, of `itemsize` bytes.
+  bool take(PyObject *object, const char *formats, Py_ssize_t itemsize, Py_ssize_t rows,
+            Py_ssize_t columns, bool writable, const char *name) {
     release();
-    if (PyObject_GetBuffer(object, &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
-      return false;
+    const int flags = PyBUF_ND | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, &view_, flags) < 0) return false;
     held_ = true;
-    if (view_.itemsize == itemsize && (count < 0 || view_.len == count * itemsize)) return true;
+    const bool typed = view_.itemsize == itemsize && view_.format && !view_.format[1] &&
+                       std::strchr(formats, view_.format[0]);
+    const bool sized = rows < 0 || view_.len == rows * columns * itemsize;
+    if (typed && sized && (view_.ndim == 1 || (rows >= 0 && view_.shape[0] == rows))) return true;
     PyErr_Format(PyExc_ValueError,
-                 "%s has %zd bytes in items of %zd, expected %zd items of %zd bytes", name,
-                 view_.len, view_.itemsize, count, itemsize);
+                 "%s holds %zd bytes in %d dimensions as '%s' of %zd bytes, expected [%zd, %zd] as "
+                 "'%c' of %zd bytes",
+                 name, view_.len, view_.ndim, view_.format ? view_.format : "?", view_.itemsize,
+                 rows, columns, formats[0], itemsize);
     return false;
   }
   void release() {
@@ -91,6 +99,7 @@ class Machine {
                         const void *grad_outputs, const void *grad_final,
                         const std::vector<void *> &gradients, void *grad_state) = 0;
   virtual int input_size() const = 0;
+  virtual Py_ssize_t rows() const = 0;  // sequences times steps of the last forward pass
   virtual int state_size() const = 0;
 };
 
@@ -114,6 +123,7 @@ class MachineOf : public Machine {
     stack_.step_counts(neurons, counts, static_cast<T *>(state), static_cast<T *>(outputs), lost);
   }
   void forward(Span span, const void *state, void *outputs, void *final_state, bool keep) {
+    rows_ = Py_ssize_t(span.batch) * span.steps;
     if (!training_) training_.reset(new surrogate::Training<T>(stack_));
     training_->forward(span.batch, span.steps, span.events, static_cast<const T *>(state),
                        static_cast<T *>(outputs), static_cast<T *>(final_state), keep);
@@ -127,6 +137,7 @@ class MachineOf : public Machine {
     return true;
   }
   int input_size() const { return stack_.input_size(); }
+  Py_ssize_t rows() const { return rows_; }
   int state_size() const { return stack_.state_size(); }
 
  private:
@@ -146,6 +157,7 @@ class MachineOf : public Machine {
   }
 
   surrogate::Stack<T> stack_;
+  Py_ssize_t rows_ = 0;
   std::unique_ptr<surrogate::Training<T> > training_;
 };
 
@@ -173,6 +185,18 @@ class Unlocked {
   PyThreadState *state_;
 };
 
+// Runs what may ask for memory; false, with Python's MemoryError set, where there is none.
+template <class Work>
+bool guarded(const Work &work) {
+  try {
+    work();
+    return true;
+  } catch (const std::bad_alloc &) {
+    PyErr_NoMemory();
+    return false;
+  }
+}
+
 StackObject *own(PyObject *self) { return reinterpret_cast<StackObject *>(self); }
 
 void *address(Py_ssize_t number) { return reinterpret_cast<void *>(number); }
@@ -189,23 +213,24 @@ PyObject *make(PyTypeObject *type, PyObject *args, PyObject *) {
   if (!PyArg_ParseTuple(args, "ipiO!pi", &arch, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
                         &models))
     return nullptr;
-  std::vector<int> hidden;
-  for (Py_ssize_t i = 0; i < PyTuple_Size(sizes); ++i)
-    hidden.push_back(int(PyLong_AsLong(PyTuple_GetItem(sizes, i))));
-  if (PyErr_Occurred()) return nullptr;
   allocfunc allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
   PyObject *self = allocate(type, 0);
   if (!self) return nullptr;
-  try {
-    own(self)->machine =
-        wide ? static_cast<Machine *>(
-                   new MachineOf<double>(arch, linear, inputs, hidden, models))
-             : new MachineOf<float>(arch, linear, inputs, hidden, models);
-    own(self)->state = new Array;
-    own(self)->outputs = new Array;
-  } catch (const std::bad_alloc &) {
+  if (!guarded([&] {
+        std::vector<int> hidden;
+        for (Py_ssize_t i = 0; i < PyTuple_Size(sizes); ++i)
+          hidden.push_back(int(PyLong_AsLong(PyTuple_GetItem(sizes, i))));
+        if (PyErr_Occurred()) return;
+        own(self)->machine =
+            wide ? static_cast<Machine *>(
+                       new MachineOf<double>(arch, linear, inputs, hidden, models))
+                 : new MachineOf<float>(arch, linear, inputs, hidden, models);
+        own(self)->state = new Array;
+        own(self)->outputs = new Array;
+      }) ||
+      PyErr_Occurred()) {
     Py_DECREF(self);
-    return PyErr_NoMemory();
+    return nullptr;
   }
   own(self)->itemsize = wide ? 8 : 4;
   return self;
@@ -224,13 +249,15 @@ PyObject *set_weights(PyObject *self, PyObject *args) {
   PyObject *tuple;
   int model;
   if (!PyArg_ParseTuple(args, "O!i", &PyTuple_Type, &tuple, &model)) return nullptr;
-  std::vector<void *> parameters;
-  if (!addresses(tuple, parameters)) return nullptr;
-  if (!own(self)->machine->set_weights(parameters, model)) {
-    PyErr_SetString(PyExc_ValueError, "the number of parameters does not fit the stack");
+  bool fit = false;
+  if (!guarded([&] {
+        std::vector<void *> parameters;
+        fit = addresses(tuple, parameters) && own(self)->machine->set_weights(parameters, model);
+      }))
     return nullptr;
-  }
-  Py_RETURN_NONE;
+  if (fit) Py_RETURN_NONE;
+  if (PyErr_Occurred()) return nullptr;
+  return PyErr_Format(PyExc_ValueError, "the number of parameters does not fit the stack");
 }
 
 PyObject *bind(PyObject *self, PyObject *args) {
@@ -239,9 +266,10 @@ PyObject *bind(PyObject *self, PyObject *args) {
   int neurons;
   if (!PyArg_ParseTuple(args, "iOO", &neurons, &state, &outputs)) return nullptr;
   stack->neurons = 0;
-  const Py_ssize_t states = Py_ssize_t(neurons) * stack->machine->state_size();
-  if (!stack->state->take(state, stack->itemsize, states, true, "state") ||
-      !stack->outputs->take(outputs, stack->itemsize, Py_ssize_t(neurons) * 2, true, "outputs"))
+  const Py_ssize_t states = stack->machine->state_size();
+  const char *real = stack->itemsize == 8 ? "d" : "f";
+  if (!stack->state->take(state, real, stack->itemsize, neurons, states, true, "state") ||
+      !stack->outputs->take(outputs, real, stack->itemsize, neurons, 2, true, "outputs"))
     return nullptr;
   stack->neurons = neurons;
   Py_RETURN_NONE;
@@ -251,18 +279,19 @@ PyObject *step(PyObject *self, PyObject *const *args, Py_ssize_t count) {
   StackObject *stack = own(self);
   if (count != 2) return PyErr_Format(PyExc_TypeError, "step takes channel and row_ptr");
   Array channel, row_ptr;
-  if (!channel.take(args[0], 2, -1, false, "channel") ||
-      !row_ptr.take(args[1], 4, Py_ssize_t(stack->neurons) + 1, false, "row_ptr"))
+  if (!channel.take(args[0], "h", 2, -1, 1, false, "channel") ||
+      !row_ptr.take(args[1], "il", 4, Py_ssize_t(stack->neurons) + 1, 1, false, "row_ptr"))
     return nullptr;
   const Events events = {channel.as<int16_t>(), row_ptr.as<int32_t>()};
   if (!events_fit(events.channel, events.row_ptr, stack->neurons, channel.bytes() / 2,
                   stack->machine->input_size()))
     return nullptr;
-  {
-    const Unlocked unlocked(stack->neurons >= kReleaseFrom);
-    stack->machine->step(stack->neurons, events, stack->state->as<void>(),
-                         stack->outputs->as<void>());
-  }
+  if (!guarded([&] {
+        const Unlocked unlocked(stack->neurons >= kReleaseFrom);
+        stack->machine->step(stack->neurons, events, stack->state->as<void>(),
+                             stack->outputs->as<void>());
+      }))
+    return nullptr;
   Py_RETURN_NONE;
 }
 
@@ -271,14 +300,16 @@ PyObject *step_counts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
   if (count != 2) return PyErr_Format(PyExc_TypeError, "step_counts takes counts and lost");
   Array counts, lost;
   const Py_ssize_t inputs = stack->machine->input_size();
-  if (!counts.take(args[0], 4, stack->neurons * inputs, true, "counts") ||
-      !lost.take(args[1], 8, stack->neurons, true, "lost"))
+  if (!counts.take(args[0], "il", 4, stack->neurons, inputs, true, "counts") ||
+      !lost.take(args[1], "lq", 8, stack->neurons, 1, true, "lost"))
     return nullptr;
-  {
-    const Unlocked unlocked(stack->neurons >= kReleaseFrom);
-    stack->machine->step_counts(stack->neurons, counts.as<int32_t>(), stack->state->as<void>(),
-                                stack->outputs->as<void>(), lost.as<int64_t>());
-  }
+  if (!guarded([&] {
+        const Unlocked unlocked(stack->neurons >= kReleaseFrom);
+        stack->machine->step_counts(stack->neurons, counts.as<int32_t>(),
+                                    stack->state->as<void>(), stack->outputs->as<void>(),
+                                    lost.as<int64_t>());
+      }))
+    return nullptr;
   Py_RETURN_NONE;
 }
 
@@ -294,36 +325,39 @@ PyObject *forward(PyObject *self, PyObject *args) {
   if (!events_fit(span.events.channel, span.events.row_ptr, Py_ssize_t(span.batch) * span.steps,
                   events, own(self)->machine->input_size()))
     return nullptr;
-  try {
-    const Unlocked unlocked(true);
-    own(self)->machine->forward(span, address(state), address(outputs), address(final_state),
-                                keep);
-  } catch (const std::bad_alloc &) {
-    return PyErr_NoMemory();
-  }
+  if (!guarded([&] {
+        const Unlocked unlocked(true);
+        own(self)->machine->forward(span, address(state), address(outputs), address(final_state),
+                                    keep);
+      }))
+    return nullptr;
   Py_RETURN_NONE;
 }
 
 PyObject *backward(PyObject *self, PyObject *args) {
-  Py_ssize_t channel, row_ptr, grad_outputs, grad_final, grad_state;
+  Py_ssize_t count, channel, row_ptr, grad_outputs, grad_final, grad_state;
   PyObject *weights, *gradients;
-  if (!PyArg_ParseTuple(args, "nnO!nnO!n", &channel, &row_ptr, &PyTuple_Type, &weights,
+  if (!PyArg_ParseTuple(args, "nnnO!nnO!n", &count, &channel, &row_ptr, &PyTuple_Type, &weights,
                         &grad_outputs, &grad_final, &PyTuple_Type, &gradients, &grad_state))
     return nullptr;
+  Machine *machine = own(self)->machine;
   const Events events = {static_cast<const int16_t *>(address(channel)),
                          static_cast<const int32_t *>(address(row_ptr))};
-  std::vector<void *> from, to;
-  if (!addresses(weights, from) || !addresses(gradients, to)) return nullptr;
-  bool done;
-  try {
-    const Unlocked unlocked(true);
-    done = own(self)->machine->backward(events, from, address(grad_outputs), address(grad_final),
-                                        to, address(grad_state));
-  } catch (const std::bad_alloc &) {
-    return PyErr_NoMemory();
-  }
-  if (!done) return PyErr_Format(PyExc_ValueError, "backward needs a kept forward pass before it");
-  Py_RETURN_NONE;
+  // Checked again: their memory may have been written since the forward pass.
+  if (!events_fit(events.channel, events.row_ptr, machine->rows(), count, machine->input_size()))
+    return nullptr;
+  bool done = false;
+  if (!guarded([&] {
+        std::vector<void *> from, to;
+        if (!addresses(weights, from) || !addresses(gradients, to)) return;
+        const Unlocked unlocked(true);
+        done = machine->backward(events, from, address(grad_outputs), address(grad_final), to,
+                                 address(grad_state));
+      }))
+    return nullptr;
+  if (done) Py_RETURN_NONE;
+  if (PyErr_Occurred()) return nullptr;
+  return PyErr_Format(PyExc_ValueError, "backward needs a kept forward pass before it");
 }
 
 PyMethodDef stack_methods[] = {
@@ -337,7 +371,7 @@ PyMethodDef stack_methods[] = {
     {"forward", forward, METH_VARARGS,
      "forward(batch, steps, events, channel, row_ptr, state, outputs, final_state, keep)"},
     {"backward", backward, METH_VARARGS,
-     "backward(channel, row_ptr, weights, grad_outputs, grad_final, gradients, grad_state)"},
+     "backward(events, channel, row_ptr, weights, grad_outputs, grad_final, gradients, grad_state)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -56,13 +56,17 @@ class _Workshop:
         self._free: dict[tuple[Any, ...], list[Any]] = {}
 
     def take(self, spec: StackSpec, dtype: torch.dtype) -> Any:
+        """A stack, used before or new; its weights are to be set."""
         free = self._free.get((spec, dtype))
         return free.pop() if free else make_stack(spec, dtype)
 
     def give_back(self, spec: StackSpec, dtype: torch.dtype, stacks: list[Any]) -> None:
         if (spec, dtype) not in self._free:
             self._free.clear()  # one network is trained at a time
-        self._free.setdefault((spec, dtype), []).extend(stacks)
+        free = self._free.setdefault((spec, dtype), [])
+        # A loop often holds the last batch's graph while it makes the next: two for each thread.
+        room = 2 * torch.get_num_threads() - len(free)
+        free.extend(stacks[: max(room, 0)])
 
 
 _workshop = _Workshop()
@@ -71,23 +75,25 @@ _workshop = _Workshop()
 class _Loan:
     """The stacks of one forward pass, given back when autograd lets go of it."""
 
+    stacks: list[Any] | tuple[()] = ()
+
     def __init__(self, spec: StackSpec, dtype: torch.dtype, count: int) -> None:
         self.spec, self.dtype = spec, dtype
         self.stacks = [_workshop.take(spec, dtype) for _ in range(count)]
 
     def __del__(self) -> None:
-        _workshop.give_back(self.spec, self.dtype, self.stacks)
+        if self.stacks:  # a loan that failed has none
+            _workshop.give_back(self.spec, self.dtype, list(self.stacks))
 
 
 class _RunStack(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, spec: StackSpec, events: SpikeEvents, state: Tensor, *weights: Tensor
+        ctx: Any, spec: StackSpec, events: SpikeEvents, keep: bool, state: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        state = state.contiguous()
-        weights = tuple(weight.contiguous() for weight in weights)
+        state = _plain(state)
+        weights = tuple(map(_plain, weights))
         channel, row_ptr = events.channel.contiguous(), events.row_ptr.contiguous()
-        keep = any(ctx.needs_input_grad)
         parts = shares(events.batch, torch.get_num_threads())
         loan = _Loan(spec, state.dtype, len(parts))
         outputs = state.new_empty(events.batch, events.steps, 2)
@@ -116,14 +122,20 @@ class _RunStack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the C++ kernels give first derivatives alone: for create_graph=True use "
+                "provider='reference'"
+            )
         channel, row_ptr, *weights = ctx.saved_tensors
-        grad_outputs, grad_final = (grad.contiguous() for grad in grads)
+        grad_outputs, grad_final = map(_plain, grads)
         grad_state = torch.empty_like(grad_final)
         partial = [[torch.empty_like(weight) for weight in weights] for _ in ctx.parts]
 
         def run(index: int) -> None:
             first = ctx.parts[index][0]
             ctx.loan.stacks[index].backward(
+                channel.numel(),
                 channel.data_ptr(),
                 row_ptr[first * ctx.steps :].data_ptr(),
                 tuple(weight.data_ptr() for weight in weights),
@@ -137,7 +149,12 @@ class _RunStack(torch.autograd.Function):
         gradients = [
             torch.stack(each).sum(0) if each[1:] else each[0] for each in zip(*partial, strict=True)
         ]
-        return None, None, grad_state, *gradients
+        return None, None, None, grad_state, *gradients
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor with its numbers in memory as they are, in order."""
+    return tensor.contiguous().resolve_neg()
 
 
 def shares(total: int, threads: int) -> list[tuple[int, int]]:
@@ -157,7 +174,11 @@ def _each(run: Callable[[int], None], count: int) -> None:
 def run_stack_cpu(
     spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`."""
+    """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`.
+
+    The batch is split among as many threads as ``torch.get_num_threads()`` tells: by default all
+    cores, which pays for wide layers on an idle machine alone. Gradients are first derivatives.
+    """
     ordered = []
     for (
         name,
@@ -174,4 +195,6 @@ def run_stack_cpu(
         raise ValueError(
             f"the C++ kernels run on the CPU: events on {events.device}, state on {state.device}"
         )
-    return _RunStack.apply(spec, events, state, *ordered)
+    # Inside the function gradients are off, and requires_grad says nothing of torch.no_grad().
+    keep = torch.is_grad_enabled() and any(each.requires_grad for each in (state, *ordered))
+    return _RunStack.apply(spec, events, keep, state, *ordered)

@@ -98,6 +98,7 @@ class Training {
     for (size_t l = 0; l < own_.size(); ++l) step_bytes += gates_step(l) * sizeof(T);
     const size_t fit = kChunkBytes / step_bytes;
     chunk_ = fit < 16 ? 16 : fit > 256 ? 256 : int(fit);
+    if (chunk_ > steps) chunk_ = steps;
     const int kept_steps = keep ? steps : chunk_;
     for (size_t l = 0; l < own_.size(); ++l) {
       own_[l]->gates.reserve(gates_step(l) * (keeps_gates(l) ? steps : chunk_));
