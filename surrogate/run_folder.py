@@ -24,9 +24,13 @@ from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error
 from surrogate.recipe import Recipe
 
-__all__ = ["RunConfig", "RunFolder"]
+__all__ = ["FolderInUse", "RunConfig", "RunFolder"]
 
 CHECKPOINT_VERSION = 1
+
+
+class FolderInUse(SurrogateError):
+    """Another process works in the folder."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class RunFolder:
 
         Raises
         ------
-        SurrogateError
+        FolderInUse
             If one does.
         """
         try:
@@ -187,7 +191,7 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SurrogateError(
+                raise FolderInUse(
                     f"{self.path}: another process is training in this folder; wait for it or "
                     "stop it"
                 ) from None

@@ -35,7 +35,7 @@ from surrogate.windows import (
     read_batch,
 )
 
-__all__ = ["Interrupted", "Progress", "Trainer", "loss_terms"]
+__all__ = ["Interrupted", "Progress", "Trainer", "loss_terms", "stop_on_signals"]
 
 #: Share of an epoch's time that running the judged windows may take. With the scoring, which small
 #: networks feel, judging stays within 5 %.
@@ -214,16 +214,23 @@ class Trainer:
         ended = self.step >= self.config.recipe.steps or self.selection.exhausted
         return ended or self.failure is not None
 
-    def run(self, report: Callable[[Progress], None]) -> None:
+    def run(self, report: Callable[[Progress], None], stop: threading.Event | None = None) -> None:
         """Train to the end, reporting each step.
+
+        Parameters
+        ----------
+        report : callable
+        stop : threading.Event, optional
+            Once it is set, the run ends after the step under way.
 
         Raises
         ------
         Interrupted
-            On SIGINT or SIGTERM, after saving a checkpoint.
+            On SIGINT, SIGTERM or ``stop``, after saving a checkpoint.
         """
         recipe = self.config.recipe
-        with _signals() as stop, ThreadPoolExecutor(1) as reader:
+        stop = stop or threading.Event()
+        with stop_on_signals(stop), ThreadPoolExecutor(1) as reader:
             upcoming = None if self.done else reader.submit(self._read, self.step)
             while upcoming is not None and not self.done:
                 began = time.monotonic()
@@ -352,11 +359,10 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal acts as it would without us."""
-    stop = threading.Event()
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set ``stop``; a second signal acts as it would without us."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -367,7 +373,7 @@ def _signals() -> Iterator[threading.Event]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

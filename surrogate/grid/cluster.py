@@ -1,0 +1,219 @@
+"""The cluster engine: Dask distributed, on a running scheduler or on SLURM jobs of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.grid.folder import GridFolder
+from surrogate.grid.lease import read_lease, revoke
+from surrogate.grid.task import Outcome, take_up
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["DaskEngine", "connect", "connect_slurm"]
+
+_INSTALL = "python -m pip install 'surrogate-neuron[cluster]'"
+
+#: How long to wait for a scheduler, and at the end for running experiments to save, seconds.
+_CONNECT_S = 30.0
+_GRACE_S = 120.0
+
+
+def connect(address: str) -> Client:
+    """A client of the Dask scheduler at ``address``.
+
+    Raises
+    ------
+    UsageError
+        If Dask is not installed.
+    SurrogateError
+        If no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError(f"--engine dask needs Dask ({error}); {_INSTALL}") from error
+    try:
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SurrogateError(
+            f"--scheduler {address}: no Dask scheduler answers ({error}); start one with "
+            "`dask scheduler` and give the address it prints"
+        ) from error
+
+
+def connect_slurm(options: Mapping[str, Any]) -> Client:
+    """A client of a Dask cluster whose workers are SLURM jobs.
+
+    Parameters
+    ----------
+    options : mapping
+        ``jobs``, the number of jobs, and the arguments of ``dask_jobqueue.SLURMCluster``, such as
+        queue, cores, memory, walltime, interface.
+
+    Raises
+    ------
+    UsageError
+        If dask-jobqueue is not installed or an option does not exist.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError(f"[slurm] needs dask-jobqueue ({error}); {_INSTALL}") from error
+    arguments = dict(options)
+    jobs = arguments.pop("jobs", None)
+    if type(jobs) is not int or jobs < 1:
+        raise UsageError(f"[slurm] jobs = {jobs!r}: expected the number of jobs, from 1")
+    try:
+        cluster = SLURMCluster(**{"cores": 1, "processes": 1} | arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"[slurm]: {error}; see dask_jobqueue.SLURMCluster") from error
+    # Not scale(): adapting replaces a job that was cancelled.
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+    return Client(cluster, set_as_default=False)
+
+
+class DaskEngine:
+    """Runs experiments as Dask tasks; workers write into the grid's folder, which all must see.
+
+    Parameters
+    ----------
+    folder : Path
+        The grid's, on a file system that every worker shares.
+    data : str or None
+        The data set; None is the bundled sample.
+    client : distributed.Client
+        Closed with the engine, and with it a cluster that it started.
+    device : "cpu" | "cuda" | None
+        None takes a worker's GPU where it has one.
+    ship_data : bool
+        Send the data set to each worker once, where they do not share the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        data: str | None,
+        client: Client,
+        device: str | None = None,
+        ship_data: bool = False,
+    ) -> None:
+        self._folder, self._client = folder.resolve(), client
+        self._device = device
+        self._data = None if data is None else str(Path(data).resolve())
+        self._shipped = ship_data and data is not None
+        self._futures: dict[str, Future] = {}
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        if self._shipped:
+            assert self._data is not None
+            client.upload_file(self._data, load=False)
+            self._data = Path(self._data).name
+
+    @property
+    def slots(self) -> int:
+        """Threads of all workers there are at the moment, at least 1."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    @property
+    def free(self) -> int:
+        """Dask keeps the queue: one more experiment than workers keeps them all at work."""
+        return self.slots + 1 - len(self._futures)
+
+    def submit(self, name: str) -> None:
+        """Hand an experiment to the scheduler."""
+        future = self._client.submit(
+            _take_up_on_worker,
+            str(self._folder),
+            name,
+            self._data,
+            self._shipped,
+            self._device,
+            pure=False,
+        )
+        self._futures[name] = future
+        future.add_done_callback(lambda _: self._ended.put(name))
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """The tasks that ended, waiting for the first at most ``seconds``."""
+        try:
+            names = [self._ended.get(timeout=seconds)]
+        except queue.Empty:
+            return []
+        while not self._ended.empty():
+            names.append(self._ended.get())
+        return [self._outcome(name, self._futures.pop(name)) for name in names]
+
+    def _outcome(self, name: str, future: Future) -> Outcome:
+        from distributed import KilledWorker
+
+        if future.status == "finished":
+            outcome: Outcome = future.result()
+            return outcome
+        error = future.exception() if future.status == "error" else None
+        if error is None:  # cancelled, or forgotten by a scheduler that was restarted
+            return Outcome(name, "died", "its Dask worker was lost")
+        if isinstance(error, KilledWorker):  # Dask itself has tried several workers
+            message = "its Dask workers died one after the other; out of memory?"
+            GridFolder(self._folder).experiment(name).write_failure(message)
+            return Outcome(name, "failed", message)
+        if isinstance(error, SurrogateError):
+            raise error
+        raise SurrogateError(
+            f"a Dask worker cannot run experiments: {type(error).__name__}: {error}; install the "
+            "same surrogate-neuron there"
+        )
+
+    def close(self) -> None:
+        """Let running experiments save and stop, and leave the scheduler."""
+        started = set()
+        for name, future in self._futures.items():
+            home = GridFolder(self._folder).experiment(name).path
+            if read_lease(home) is None:
+                self._client.cancel([future])
+            else:
+                revoke(home)
+                started.add(name)
+        deadline = time.monotonic() + _GRACE_S
+        try:
+            while started and (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    started.discard(self._ended.get(timeout=left))
+        finally:
+            if self._client.cluster is not None:
+                self._client.cluster.close()
+            self._client.close()
+
+
+def _take_up_on_worker(
+    folder: str, name: str, data: str | None, shipped: bool, device: str | None
+) -> Outcome:
+    """The task, on a worker."""
+    import torch
+    from distributed import get_worker
+
+    host = socket.gethostname()
+    torch.set_num_threads(1)
+    if shipped:
+        data = str(Path(get_worker().local_directory) / str(data))
+    if not GridFolder(folder).exists():
+        raise DataError(
+            f"{folder}: Dask worker on {host} does not see the grid's folder; put it on a file "
+            "system that all machines share"
+        )
+    if data is not None and not Path(data).exists():
+        raise DataError(
+            f"{data}: Dask worker on {host} does not see the data; put them on a file system that "
+            "all machines share, or send them along with --ship-data"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return take_up(folder, name, data, device, threading.Event())

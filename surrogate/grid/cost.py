@@ -1,0 +1,165 @@
+"""What experiments cost: measured on a few training steps of each configuration, on this machine.
+
+Measurements are kept for a week in the user's cache folder (``$XDG_CACHE_HOME/surrogate``), so that
+a dry run need not repeat what another has found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from surrogate.datasets import Dataset
+from surrogate.errors import DataError
+from surrogate.files import atomic_write_text
+from surrogate.grid.experiment import Experiment
+from surrogate.grid.task import cpu_model
+from surrogate.kernels import default_provider
+from surrogate.run import finish
+from surrogate.run_folder import RunFolder
+from surrogate.training import JUDGING_SHARE, Progress, Trainer
+
+__all__ = ["StepCost", "calibrate", "disk_bytes"]
+
+#: Steps of a measurement. The first, which allocates memory, does not count.
+_STEPS = 3
+_KEPT_S = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one configuration costs on one machine, seconds.
+
+    Attributes
+    ----------
+    step : float
+        An optimiser step, reading its windows included.
+    epoch_end : float
+        Saving, and the fixed part of judging, on top of the epoch's steps.
+    finish : float
+        Judging the epoch kept on all validation trials and writing the model file.
+    """
+
+    step: float
+    epoch_end: float
+    finish: float
+
+    def seconds(self, experiment: Experiment) -> float:
+        """A whole experiment; stopping early is not foreseen."""
+        recipe = experiment.recipe
+        steps = recipe.steps * self.step * (1 + JUDGING_SHARE)
+        return steps + recipe.epochs * self.epoch_end + self.finish
+
+
+def calibrate(
+    experiments: Sequence[Experiment],
+    dataset: Dataset,
+    device: str,
+    report: Callable[[str], None] = lambda name: None,
+) -> dict[str, float]:
+    """Predicted seconds of each experiment on this machine, by its hash.
+
+    Parameters
+    ----------
+    experiments : sequence of Experiment
+    dataset : Dataset
+    device : str
+    report : callable
+        Told the name of each configuration that is going to be measured.
+    """
+    cache = _cache_path()
+    known = _read(cache)
+    costs: dict[str, float] = {}
+    measured: dict[str, StepCost] = {}
+    for experiment in experiments:
+        key = _key(experiment, device)
+        if key not in measured:
+            entry = known.get(key)
+            if entry is None or time.time() - entry["time"] > _KEPT_S:
+                report(experiment.configuration)
+                entry = {"time": time.time()} | dataclasses.asdict(
+                    _measure(experiment, dataset, device)
+                )
+                known[key] = entry
+            measured[key] = StepCost(entry["step"], entry["epoch_end"], entry["finish"])
+        costs[experiment.hash] = measured[key].seconds(experiment)
+    with contextlib.suppress(DataError):  # without a cache, the next grid measures again
+        atomic_write_text(cache, json.dumps(known, indent=1) + "\n")
+    return costs
+
+
+def disk_bytes(parameters: int, finished: bool) -> int:
+    """What an experiment occupies: a model file, and until it is finished two checkpoints.
+
+    A checkpoint holds weights, their average, the epoch kept and two moments, 4 bytes each.
+    """
+    model = 4 * parameters + 100_000
+    return model if finished else model + 2 * 5 * 4 * parameters
+
+
+def _measure(experiment: Experiment, dataset: Dataset, device: str) -> StepCost:
+    """Train a few steps as one short epoch, in a folder that is thrown away."""
+    recipe = dataclasses.replace(
+        experiment.recipe,
+        epochs=1,
+        windows_per_epoch=_STEPS * experiment.recipe.batch_size,
+        patience=0,
+        learning_rate=0.0,
+        learning_rate_min=0.0,
+    )
+    config = dataclasses.replace(experiment, recipe=recipe).run_config(None, reuse_windows=True)
+    times: list[float] = []
+
+    def note(progress: Progress) -> None:
+        times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="surrogate-") as folder:
+        run = RunFolder(folder)
+        run.create(config)
+        trainer = Trainer(config, dataset, run, device)
+        trainer.run(note)
+        began = time.perf_counter()
+        finish(trainer, plots=False)
+        finishing = time.perf_counter() - began
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    step = min(gaps[:-1])
+    # The last step is followed by an epoch's end, with shorter windows to judge than a real one.
+    return StepCost(step, max(0.0, gaps[-1] - step), finishing)
+
+
+def _key(experiment: Experiment, device: str) -> str:
+    """What a measurement depends on."""
+    recipe = experiment.recipe
+    return " | ".join(
+        [
+            f"{cpu_model()}, {os.cpu_count()} cores",
+            f"{device}, {default_provider(device)}, torch {torch.__version__}",
+            f"{experiment.configuration}, {recipe.head}",
+            f"{recipe.batch_size} x {recipe.window_ms} ms",
+            f"data {experiment.data_digest[:12]}",
+        ]
+    )
+
+
+def _cache_path() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "surrogate" / "calibration.json"
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """What was measured before; a damaged cache is measured again."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

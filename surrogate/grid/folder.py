@@ -1,0 +1,166 @@
+"""A grid's folder: ``grid.json`` and below ``experiments/`` a run folder for each experiment.
+
+Beside the files of its run an experiment's folder holds ``starts.jsonl``, a line for each time a
+worker took it up, ``lease.json`` while one works on it, and in the end ``done.json``, or
+``failed.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surrogate.errors import DataError, UsageError
+from surrogate.files import atomic_write_text, explain_os_error
+from surrogate.grid.grid import Grid
+from surrogate.run_folder import RunFolder
+
+__all__ = ["ExperimentFolder", "GridFolder"]
+
+
+_DONE_KEYS = {"status", "scores", "seconds", "finished", "unstable_reason"}
+_FAILED_KEYS = {"error", "attempts"}
+
+
+class ExperimentFolder:
+    """Reads and writes the records of one experiment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = RunFolder(path)
+        self._done = path / "done.json"
+        self._failed = path / "failed.json"
+
+    def done(self) -> dict[str, Any] | None:
+        """The record of the finished experiment; None if it has none that is readable."""
+        record = _read(self._done)
+        return record if record is not None and record.keys() >= _DONE_KEYS else None
+
+    def failure(self) -> dict[str, Any] | None:
+        """The record of the last failure, with its ``error`` and the number of ``attempts``."""
+        record = _read(self._failed)
+        return record if record is not None and record.keys() >= _FAILED_KEYS else None
+
+    def write_done(self, record: dict[str, Any]) -> None:
+        """Mark the experiment as finished, and drop what only an unfinished one needs.
+
+        Checkpoints hold weights five times over, twice: most of a grid's disk space.
+        """
+        atomic_write_text(self._done, json.dumps(record, indent=2) + "\n")
+        self.clear_failure()
+        self.drop_checkpoints()
+
+    def write_failure(self, error: str, traceback: str | None = None) -> None:
+        """Record that an attempt failed."""
+        attempts = (self.failure() or {}).get("attempts", 0) + 1
+        record = {"error": error, "attempts": attempts, "time": time.time()}
+        record |= {"traceback": traceback} if traceback else {}
+        atomic_write_text(self._failed, json.dumps(record, indent=2) + "\n")
+
+    def clear_failure(self) -> None:
+        """Forget the last failure, so that the experiment is tried again."""
+        self._failed.unlink(missing_ok=True)
+
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints."""
+        for path in self.path.glob("checkpoint*.pt"):
+            path.unlink()
+
+    def note_start(self, step: int, note: str | None) -> None:
+        """Add a line to ``starts.jsonl``: where and when a worker began, and from which step."""
+        line = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": time.time(),
+            "step": step,
+        }
+        line |= {"note": note} if note else {}
+        path = self.path / "starts.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise explain_os_error(error, path) from error
+
+
+class GridFolder:
+    """Reads and writes the folder of a grid."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._grid = self.path / "grid.json"
+
+    def exists(self) -> bool:
+        """Whether a grid lies here."""
+        return self._grid.exists()
+
+    def create(self, grid: Grid) -> None:
+        """Begin ``grid`` here, or go on with it if it lies here already.
+
+        Raises
+        ------
+        UsageError
+            If the folder holds another grid.
+        DataError
+            If it cannot be written to.
+        """
+        if not self.exists():
+            atomic_write_text(self._grid, grid.to_json())
+            return
+        wanted = [one.hash for one in grid.experiments()]
+        if wanted != [one.hash for one in self.grid().experiments()]:
+            raise UsageError(
+                f"{self.path} holds another grid; continue that one with "
+                f"`surrogate grid run --out {self.path}` alone, or choose another --out"
+            )
+
+    def grid(self) -> Grid:
+        """The grid that was begun here.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        DataError
+            If its file is damaged.
+        """
+        try:
+            return Grid.from_json(self._grid.read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"{self.path} holds no grid (no grid.json); give the folder of a `surrogate grid "
+                "run`"
+            ) from None
+        except OSError as error:
+            raise explain_os_error(error, self._grid) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{self._grid}: damaged ({error}); remove it and begin the grid again in this "
+                "folder: finished experiments are kept"
+            ) from error
+
+    def write_costs(self, costs: Mapping[str, float]) -> None:
+        """Keep the predicted seconds of experiments, by hash, for ``grid status``."""
+        text = json.dumps(self.costs() | dict(costs), indent=1)
+        atomic_write_text(self.path / "costs.json", text + "\n")
+
+    def costs(self) -> dict[str, float]:
+        """Predicted seconds of experiments, by hash; of those that were to be run."""
+        return _read(self.path / "costs.json") or {}
+
+    def experiment(self, name: str) -> ExperimentFolder:
+        """The folder of the experiment whose hash is ``name``."""
+        return ExperimentFolder(self.path / "experiments" / name)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,186 @@
+"""Leases: an experiment is in the hands of one process, and of another only once that one is gone.
+
+A lease is the file ``lease.json`` in an experiment's folder: who works on it, since when, how far
+it is, and when its holder was last seen alive. Looking at a lease and changing it happens under a
+short file lock, so that two processes never both find it free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from surrogate.errors import DataError
+from surrogate.files import atomic_write_text, explain_os_error
+
+__all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease", "revoke"]
+
+#: A holder renews its lease this often, seconds.
+HEARTBEAT_S = 5.0
+
+#: A lease held on another host is stale when it was not renewed for this long, seconds. Clocks that
+#: differ by less do no harm.
+STALE_S = 120.0
+
+
+class Lease:
+    """A held lease. It is renewed by a thread from :meth:`renew` to :meth:`release`.
+
+    Attributes
+    ----------
+    stop : threading.Event
+        Set when the lease was revoked or taken over: the holder must stop working.
+    step, steps : int
+        How far the holder is, for others to see.
+    seconds : float
+        What the experiment has taken so far.
+    """
+
+    def __init__(self, folder: Path, stop: threading.Event) -> None:
+        self.folder, self.stop = folder, stop
+        self.step = self.steps = 0
+        self.seconds = 0.0
+        self._token = uuid.uuid4().hex
+        self._started = time.time()
+        self._released = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def acquire(cls, folder: Path, stop: threading.Event) -> Lease | None:
+        """Take the lease of the experiment in ``folder``, or None if a living process holds it.
+
+        Raises
+        ------
+        DataError
+            If the folder cannot be written to.
+        """
+        lease = cls(folder, stop)
+        with _guarded(folder):
+            if read_lease(folder) is not None:
+                return None
+            lease._write()
+        return lease
+
+    def renew(self) -> None:
+        """Begin to renew the lease, and to notice when it is lost."""
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._released.set()
+        if self._thread is not None:
+            self._thread.join()
+        with _guarded(self.folder):
+            if _content(self.folder).get("token") == self._token:
+                (self.folder / "lease.json").unlink()
+
+    def _keep(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            # A disk that is full for a moment costs a heartbeat, not the experiment.
+            with contextlib.suppress(DataError), _guarded(self.folder):
+                content = _content(self.folder)
+                if content.get("token") != self._token or content.get("revoked"):
+                    self.stop.set()
+                    return
+                self._write()
+
+    def _write(self) -> None:
+        _put(
+            self.folder,
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process": _process_start(os.getpid()),
+                "token": self._token,
+                "started": self._started,
+                "heartbeat": time.time(),
+                "step": self.step,
+                "steps": self.steps,
+                "seconds": round(self.seconds, 3),
+            },
+        )
+
+
+def read_lease(folder: Path) -> dict[str, Any] | None:
+    """The lease of the experiment in ``folder`` if a living process holds it, else None.
+
+    On its own host a lease lives as long as its process; elsewhere, for :data:`STALE_S` seconds
+    after its last renewal.
+    """
+    content = _content(folder)
+    try:
+        if content["host"] == socket.gethostname():
+            alive = _is_alive(int(content["pid"]), content["process"])
+        else:
+            alive = time.time() - content["heartbeat"] < STALE_S
+    except (KeyError, TypeError, ValueError):  # none, or not one of ours
+        return None
+    return content if alive else None
+
+
+def revoke(folder: Path) -> None:
+    """Ask the holder, wherever it runs, to save and stop; it sees so at its next renewal."""
+    with _guarded(folder):
+        if content := _content(folder):
+            _put(folder, content | {"revoked": True})
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """What ``lease.json`` says; empty if there is none or it is damaged."""
+    try:
+        content = json.loads((folder / "lease.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _put(folder: Path, content: dict[str, Any]) -> None:
+    atomic_write_text(folder / "lease.json", json.dumps(content) + "\n")
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """While inside, no other process looks at this lease to change it."""
+    path = folder / ".lease.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
+def _is_alive(pid: int, started: str | None) -> bool:
+    """Whether process ``pid`` runs and is the one that wrote ``started``."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, but there
+        return True
+    return started is None or _process_start(pid) == started
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process began, in ticks since boot; None where the system does not say (no Linux).
+
+    A number of its own for a zombie: it has a process id, but works no more.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # proc(5): the name, in parentheses, may hold anything; state is field 3, starttime 22.
+    fields = text.rpartition(")")[2].split()
+    return f"zombie {fields[19]}" if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,192 @@
+"""The local engine: worker processes on this machine, one thread each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from surrogate.errors import SurrogateError
+from surrogate.grid.task import Outcome, take_up
+
+__all__ = ["LocalEngine", "devices"]
+
+#: How long closing waits for running experiments to take a step and save, seconds.
+_GRACE_S = 120.0
+
+
+def devices(wanted: str | None, jobs: int | None) -> list[str]:
+    """The device of each worker: one per GPU, or where there is none one per CPU core.
+
+    Parameters
+    ----------
+    wanted : "cpu" | "cuda" | None
+        None takes GPUs where there are any.
+    jobs : int or None
+        Workers; more than GPUs share them in turn.
+    """
+    gpus = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
+    if wanted == "cuda" and not gpus:
+        raise SurrogateError("--device cuda: torch finds no CUDA GPU; use --device cpu")
+    if gpus:
+        return [f"cuda:{index % gpus}" for index in range(jobs or gpus)]
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return ["cpu"] * (jobs or cores)
+
+
+class LocalEngine:
+    """Runs experiments in worker processes, which are started when they are needed.
+
+    A worker that dies is replaced. When this process ends, even by ``kill -9``, the workers notice
+    that their pipe is closed, save and end, too.
+
+    Parameters
+    ----------
+    folder : Path
+        The grid's.
+    data : str or None
+        The data set; None is the bundled sample.
+    devices : sequence of str
+        The device of each worker.
+    """
+
+    def __init__(self, folder: Path, data: str | None, devices: Sequence[str]) -> None:
+        self._arguments = (str(folder), data)
+        self._idle: list[_Worker | str] = list(reversed(devices))
+        self._busy: dict[str, _Worker] = {}
+        self.slots = len(devices)
+
+    @property
+    def free(self) -> int:
+        """Workers without work."""
+        return len(self._idle)
+
+    def submit(self, name: str) -> None:
+        """Give an experiment to an idle worker."""
+        worker = self._idle.pop()
+        if isinstance(worker, str):
+            worker = _Worker(*self._arguments, worker)
+        with contextlib.suppress(OSError):  # of a worker that died meanwhile; wait() tells
+            worker.connection.send(name)
+        self._busy[name] = worker
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """The tasks that ended, waiting for the first at most ``seconds``."""
+        if not self._busy:
+            time.sleep(seconds)
+            return []
+        ready = wait([worker.connection for worker in self._busy.values()], seconds)
+        ended = [(name, one) for name, one in self._busy.items() if one.connection in ready]
+        return [self._receive(name, worker) for name, worker in ended]
+
+    def _receive(self, name: str, worker: _Worker) -> Outcome:
+        del self._busy[name]
+        try:
+            said = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._idle.append(worker.device)
+            return Outcome(name, "died", worker.bury())
+        if isinstance(said, SurrogateError):
+            raise said
+        self._idle.append(worker)
+        return said
+
+    def close(self) -> None:
+        """Let running experiments save and stop, and end the workers."""
+        workers = [one for one in self._idle if isinstance(one, _Worker)]
+        workers += self._busy.values()
+        for worker in workers:
+            worker.connection.close()
+        deadline = time.monotonic() + _GRACE_S
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._idle, self._busy = [], {}
+
+
+class _Worker:
+    """A worker process and the pipe to it."""
+
+    def __init__(self, folder: str, data: str | None, device: str) -> None:
+        # Not fork: torch and HDF5 have threads that a forked child would lack.
+        context = multiprocessing.get_context("spawn")
+        self.device = device
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, folder, data, device), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def bury(self) -> str:
+        """Wait for the dead process, and say what it died of."""
+        self.connection.close()
+        self.process.join()
+        code = self.process.exitcode or 0
+        if code >= 0:
+            return f"its worker ended with exit code {code}"
+        name = signal.Signals(-code).name
+        hint = "; out of memory?" if -code == signal.SIGKILL else ""
+        return f"its worker was killed by {name}{hint}"
+
+
+def _serve(connection: Connection, folder: str, data: str | None, device: str) -> None:
+    """What a worker process does: experiments, one after the other, until its pipe is closed."""
+    # Ctrl-C in a terminal reaches every process of its group; the parent tells us when to stop.
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    stop = _Stop()
+    names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, names, stop), daemon=True).start()
+    while (name := names.get()) is not None:
+        said: Outcome | SurrogateError
+        try:
+            said = take_up(folder, name, data, device, stop.event())
+        except SurrogateError as error:
+            said = error
+        try:
+            connection.send(said)
+        except OSError:  # nobody is left to hear it
+            return
+
+
+class _Stop:
+    """Hands each experiment an event of its own, and sets it once the pipe is closed."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._current = threading.Event()
+
+    def event(self) -> threading.Event:
+        self._current = threading.Event()
+        if self._closed:  # looked at after it was put in place, so that none is missed
+            self._current.set()
+        return self._current
+
+    def close(self) -> None:
+        self._closed = True
+        self._current.set()
+
+
+def _listen(connection: Connection, names: queue.SimpleQueue[str | None], stop: _Stop) -> None:
+    """Pass on what the parent sends; stop the training when it closes the pipe or dies."""
+    try:
+        while True:
+            names.put(connection.recv())
+    except (EOFError, OSError):
+        stop.close()
+        names.put(None)

@@ -1,0 +1,1 @@
+"""Reports: one self-contained HTML page about a grid or about a model, with JSON, CSV and SVG."""

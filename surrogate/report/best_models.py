@@ -1,0 +1,107 @@
+"""The best models of a grid, run again over the validation trials for what a score cannot show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surrogate import datasets
+from surrogate.datasets import Dataset
+from surrogate.errors import SurrogateError, UsageError
+from surrogate.evaluation import evaluate
+from surrogate.grid.grid import Grid
+from surrogate.model_file import Model, load
+from surrogate.protocols import Outputs, run_protocol
+from surrogate.report.runs import Run
+from surrogate.report.summary import configuration_name
+
+__all__ = ["Judged", "describe_data", "judge_runs", "open_data"]
+
+#: Float32 outputs differ between providers; a ROC AUC that moves by more is another model's.
+AUC_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model run over trials.
+
+    Attributes
+    ----------
+    run : Run
+    model : Model
+    outputs : Outputs
+    scores : dict
+        :func:`surrogate.evaluation.evaluate`'s, without intervals.
+    """
+
+    run: Run
+    model: Model
+    outputs: Outputs
+    scores: dict[str, Any]
+
+
+def open_data(grid: Grid, given: Path | None) -> Dataset:
+    """The data of ``grid``, from where they were or from ``given``.
+
+    Raises
+    ------
+    UsageError
+        If other data lie there.
+    DataError
+        If they cannot be opened.
+    """
+    dataset = datasets.open(given or grid.data)
+    if dataset.digest != grid.data_digest:
+        dataset.close()
+        raise UsageError(
+            f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
+            f"expected {grid.data_digest[:12]}); give the right one with --data"
+        )
+    return dataset
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """How much there is to train and to judge on."""
+    train, valid = (dataset.trial_indices(split) for split in ("train", "valid"))
+    return {
+        "name": "bundled sample" if dataset.is_sample else dataset.path.name,
+        "digest": dataset.digest,
+        "train_trials": len(train),
+        "train_hours": len(train) * dataset.n_steps * dataset.dt_ms / 3.6e6,
+        "valid_trials": len(valid),
+        "valid_spikes": int(dataset.output_spike_counts[valid].sum()),
+        "trial_ms": dataset.n_steps,
+    }
+
+
+def judge_runs(runs: Sequence[Run], dataset: Dataset) -> tuple[list[Judged], list[str]]:
+    """Run the models of ``runs`` over the validation trials.
+
+    Returns
+    -------
+    list of Judged
+    list of str
+        What is missing or differs from the record, in words.
+    """
+    trials = dataset.trial_indices("valid")
+    judged, notes = [], []
+    for run in runs:
+        name = f"{configuration_name(run)} ({run.experiment.hash})"
+        try:
+            model = load(run.folder / "model.h5")
+            outputs = run_protocol(model.stack, dataset, trials, labels=run.experiment.labels)
+            scores = evaluate(model, dataset, "valid", bootstrap=0, outputs=outputs)
+        except SurrogateError as error:
+            notes.append(f"curves and traces of {name}: {error}")
+            continue
+        judged.append(Judged(run, model, outputs, scores))
+        found = scores["roc_auc"]
+        if found is None or not math.isclose(found, run.roc_auc or 0, abs_tol=AUC_TOLERANCE):
+            notes.append(
+                f"{name}: its model file scores ROC AUC {found or 0:.4f} here, its record says "
+                f"{run.roc_auc or 0:.4f}"
+            )
+    return judged, notes

@@ -1,0 +1,186 @@
+"""The figures of a report, each with what a reader who does not see it needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from surrogate.evaluation_plots import plot_roc, plot_traces
+from surrogate.learning_curve import plot_learning_curve
+from surrogate.protocols import Outputs
+from surrogate.report import blog, figures
+from surrogate.report.best_models import Judged
+from surrogate.report.runs import Run
+from surrogate.report.summary import best_of_each, configuration_name
+from surrogate.report.svg import Drawing, draw
+from surrogate.spike_rule import SpikeRule
+
+__all__ = [
+    "draw_curves",
+    "draw_learning_curve",
+    "draw_models",
+    "draw_roc",
+    "draw_runs",
+    "draw_traces",
+]
+
+
+def draw_runs(runs: Sequence[Run], shares: Mapping[str, Any]) -> list[Drawing]:
+    """Score against size, shares and spread of all finished runs; only figures that show any.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The best first.
+    shares : mapping
+        ``by_arch`` and ``by_depth``, from :func:`surrogate.report.summary.shares`.
+    """
+    drawings = []
+    scored = [run for run in runs if run.roc_auc is not None]
+    if scored:
+        best = best_of_each(scored, lambda run: run.experiment.configuration)
+        drawings += [
+            draw(
+                "auc-all-runs",
+                "ROC AUC against parameters, all runs",
+                f"Scatter plot of {len(scored)} runs. {_extent(scored)}",
+                f"{len(scored)} finished runs; each configuration is one column. Hollow: unstable. "
+                f"Dotted: {blog.AUC_GOAL:.2f}.",
+                partial(figures.plot_auc_against_parameters, runs=scored),
+            ),
+            draw(
+                "auc-best",
+                "ROC AUC against parameters, best run of each configuration",
+                f"Scatter plot of {len(best)} configurations. {_extent(best)} "
+                f"The blog's ten best lie between {blog.TOP_TEN[-1].roc_auc} and "
+                f"{blog.TOP_TEN[0].roc_auc}.",
+                "Crosses: the blog's ten best, on its own validation set; several share a size.",
+                partial(figures.plot_auc_against_parameters, runs=best, published=blog.TOP_TEN),
+            ),
+        ]
+    if runs:
+        drawings.append(
+            draw(
+                "success",
+                "Runs that reach the blog's goal, and unstable ones",
+                "Bar charts by architecture and by number of layers; the tables below have the "
+                "numbers.",
+                "Bars: this grid, of the finished runs. Dashed: the blog, whose share of unstable "
+                "runs is that of all architectures together.",
+                partial(figures.plot_shares, **shares),
+            )
+        )
+    spread = [run for run in scored if run.scores.get("spread")]
+    if spread:
+        gaps = [run.scores["spread"]["logit_gap"] for run in spread]
+        drawings.append(
+            draw(
+                "output-spread",
+                "ROC AUC against output spread",
+                f"Scatter plot of {len(spread)} runs: how far apart the logits at 0.25 % and 5 % "
+                f"false positives lie, from {min(gaps):.3g} to {max(gaps):.3g}.",
+                "To the left a threshold must be met more precisely. Neighbouring float32 "
+                "probabilities around 0.5 are 6e-8 apart.",
+                partial(figures.plot_spread, runs=spread),
+            )
+        )
+    return drawings
+
+
+def _extent(runs: Sequence[Run]) -> str:
+    best, last = runs[0], runs[-1]
+    return (
+        f"ROC AUC from {last.roc_auc:.4f} ({configuration_name(last)}) to {best.roc_auc:.4f} "
+        f"({configuration_name(best)})."
+    )
+
+
+def draw_curves(curves: Sequence[tuple[Run, list[dict[str, Any]]]]) -> list[Drawing]:
+    """Learning curves of the best run of each configuration, if there are any."""
+    if not curves:
+        return []
+    return [
+        draw(
+            "learning-curves",
+            "Learning curves, best run of each configuration",
+            f"Training loss and validation ROC AUC of {len(curves)} runs against the optimiser "
+            "step, one column per architecture.",
+            "Thick and coloured: the architecture's best. Solid: 3 layers or fewer; dashed: more. "
+            "The loss depends on the class weight, so curves of different weights differ in "
+            "height.",
+            partial(figures.plot_learning_curves, curves=curves),
+        )
+    ]
+
+
+def draw_models(judged: Sequence[Judged]) -> list[Drawing]:
+    """ROC curve and traces of each model."""
+    drawings = []
+    for model in judged:
+        name, arch = configuration_name(model.run), model.run.arch
+        if model.scores["thresholds"] is not None:
+            title = f"ROC curve of the best {arch.upper()}, {name}"
+            drawings.append(draw_roc(f"roc-{arch}", title, model.outputs, model.scores))
+        title = f"The best {arch.upper()}, {name}, on a validation trial"
+        drawings.append(draw_traces(f"traces-{arch}", title, model.outputs, model.model.spike_rule))
+    return drawings
+
+
+def draw_roc(name: str, title: str, outputs: Outputs, scores: Mapping[str, Any]) -> Drawing:
+    """ROC curve of outputs with at least one spike.
+
+    Parameters
+    ----------
+    name, title : str
+        Of the drawing.
+    outputs : Outputs
+    scores : mapping
+        :func:`surrogate.evaluation.evaluate`'s of them.
+    """
+    youden = scores["thresholds"]["youden"]
+    return draw(
+        name,
+        title,
+        f"ROC AUC {scores['roc_auc']:.4f}. At the threshold {youden['probability']:.6g}, Youden's, "
+        f"the true positive rate is {youden['tpr']:.3f} and the false positive rate "
+        f"{youden['fpr']:.3f}.",
+        f"ROC AUC {scores['roc_auc']:.4f} over {scores['n_trials']} trials, {scores['n_spikes']} "
+        "spikes. Numbers along the curve and its colour: the threshold there, a probability. "
+        "Right: the same over a logarithmic axis.",
+        partial(plot_roc, logits=outputs.logits, spikes=outputs.spikes),
+    )
+
+
+def draw_traces(name: str, title: str, outputs: Outputs, rule: SpikeRule | None) -> Drawing:
+    """Voltage, spikes and spike probability of one trial beside the neuron's."""
+    level = "Dashed: the level of its spike rule."
+    return draw(
+        name,
+        title,
+        "Soma voltage, spikes and spike probability of the surrogate beside the neuron's, for a "
+        "whole trial and 600 ms of it.",
+        "The trial whose number of spikes is closest to the median. Black, thick: the neuron; "
+        "vermilion, thin: the surrogate. "
+        + (level if rule else "The model has no spike rule, so no spikes of its own."),
+        partial(
+            plot_traces,
+            logits=outputs.logits,
+            voltage=outputs.voltage,
+            spikes=outputs.spikes,
+            target=outputs.target,
+            rule=rule,
+            first_bin=outputs.first_bin,
+        ),
+    )
+
+
+def draw_learning_curve(history: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Learning curve of one run."""
+    return draw(
+        "learning-curve",
+        "Learning curve",
+        f"Training loss, validation ROC AUC and voltage error over {len(history)} epochs.",
+        f"{len(history)} epochs; the dot is the epoch kept.",
+        partial(plot_learning_curve, history=history),
+    )

@@ -1,0 +1,169 @@
+"""The report of one model: its card, its scores on a split, its curves and traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from surrogate import datasets
+from surrogate.errors import SurrogateError
+from surrogate.evaluation import evaluate
+from surrogate.model_file import Model, ModelCard, load
+from surrogate.protocols import run_protocol
+from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
+from surrogate.report.page import check_out, now, render, versions, write_report
+from surrogate.report.runs import read_metrics
+from surrogate.report.summary import csv_text, sizes_text
+
+__all__ = ["write_model_report"]
+
+#: Name and key of the scores, as `surrogate evaluate` prints them.
+SCORES = (
+    ("ROC AUC", "roc_auc"),
+    ("Average precision", "average_precision"),
+    ("Negative log-likelihood (nats per bin)", "nll"),
+    ("Voltage RMSE, clipped (mV)", "voltage_rmse_mv"),
+    ("Voltage explained variance, clipped", "voltage_explained_variance"),
+    ("Voltage RMSE, unclipped (mV)", "voltage_rmse_unclipped_mv"),
+    ("Voltage explained variance, unclipped", "voltage_explained_variance_unclipped"),
+)
+
+
+def write_model_report(
+    path: Path,
+    out: Path | None = None,
+    data: Path | None = None,
+    split: str = "valid",
+    svg: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write the report of one model file.
+
+    Parameters
+    ----------
+    path : Path
+        A model.h5. With its run's folder around it the learning curve is drawn too.
+    out : Path, optional
+        The page, ending in .html; by default ``report.html`` beside the model. The JSON and the
+        CSV lie beside it.
+    data : Path, optional
+        Data set to judge on; by default the bundled sample.
+    split : "valid" | "test" | "train" | "all"
+    svg : Path, optional
+        Folder that gets the figures as files too.
+    say : callable
+        Told what is being done.
+
+    Returns
+    -------
+    dict
+        What the JSON file holds, and ``files``.
+
+    Raises
+    ------
+    UsageError
+        If ``out`` ends otherwise, the split does not exist, or the data do not fit the model.
+    DataError
+        If a file is damaged or cannot be written.
+    """
+    out = check_out(out or path.parent / "report.html")
+    model = load(path)
+    with datasets.open(data) as dataset:
+        trials = dataset.trial_indices(split)
+        say(f"running the model over {len(trials)} trials of split {split}")
+        outputs = run_protocol(model.stack, dataset, trials)
+        scores = evaluate(model, dataset, split, outputs=outputs)
+    say("drawing")
+    drawn, missing = [], []
+    if scores["note"]:
+        missing.append(f"ROC curve, thresholds and spread: {scores['note']}")
+    else:
+        drawn.append(draw_roc("roc", "ROC curve", outputs, scores))
+    title = f"Voltage and spikes of one trial, split {split}"
+    drawn.append(draw_traces("traces", title, outputs, model.spike_rule))
+    try:
+        history = read_metrics(path.parent)
+    except SurrogateError as error:
+        history = []
+        missing.append(f"learning curve: {error}")
+    if history:
+        drawn.append(draw_learning_curve(history))
+    if scores["spike_rule"] is None:
+        missing.append(
+            "spike rule: none chosen yet; `surrogate evaluate --split valid --write-rule` does"
+        )
+    content = _content(model, scores, missing)
+    html = render(
+        "model.html",
+        {drawing.name: drawing for drawing in drawn},
+        title=f"{content['model']['name']}: a surrogate neuron",
+        score_rows=_score_rows(scores),
+        card_rows=_card_rows(model.card),
+        recipe_rows=list(model.card.recipe.items()),
+        **content,
+    )
+    files = write_report(out, html, content, csv_text(_score_rows(scores)), svg, drawn)
+    return content | {"files": files}
+
+
+def _content(model: Model, scores: dict[str, Any], missing: list[str]) -> dict[str, Any]:
+    """What the JSON file holds and the page shows."""
+    card = model.card
+    return {
+        "kind": "surrogate-model-report",
+        "version": 1,
+        "created": now(),
+        "versions": versions(),
+        "model": {
+            "name": f"{card.arch.upper()} {sizes_text(card.hidden_sizes)}",
+            "arch": card.arch,
+            "hidden_sizes": card.hidden_sizes,
+            "parameters": model.stack.parameter_count,
+            "recipe": card.recipe,
+            "seed": card.seed,
+            "data": card.data,
+            "versions": card.versions,
+        },
+        "scores": scores,
+        "missing": missing,
+    }
+
+
+def _score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """Name, value and interval of each score, in the order of `surrogate evaluate`."""
+    rows = [(name, scores[key], scores[f"{key}_interval"]) for name, key in SCORES]
+    for fpr, rate in (scores["tpr_at_fpr"] or {}).items():
+        interval = (scores["tpr_at_fpr_interval"] or {}).get(fpr)
+        rows.insert(-5, (f"TPR at FPR {float(fpr):.2%}", rate, interval))
+    rule = scores["spike_rule"]
+    for window, agreement in (rule["coincidence"] if rule else {}).items():
+        name = f"F1 of the spike rule's spikes within {window} ms"
+        rows.append((name, agreement["f1"], agreement["f1_interval"]))
+    return [
+        {"score": name, "value": value, "low": ends[0], "high": ends[1]}
+        for name, value, interval in rows
+        for ends in [interval or (None, None)]
+    ]
+
+
+def _card_rows(card: ModelCard) -> list[tuple[str, str]]:
+    """The model card in words."""
+    rule = card.spike_rule
+    rows = [
+        ("Stack", f"{card.arch.upper()} {sizes_text(card.hidden_sizes)}, head {card.head}"),
+        ("Input", f"{card.input_size} synapses, {card.n_excitatory} of them excitatory"),
+        ("Bin", f"{card.dt_ms:g} ms"),
+        ("Voltage", f"{card.voltage_scale:g} mV x output {card.voltage_offset:+g} mV"),
+    ]
+    if card.resting_voltage_mv is not None:
+        rows.append(("Resting voltage", f"{card.resting_voltage_mv:.2f} mV"))
+    for kind, (low, high) in card.input_rate_hz.items():
+        rows.append((f"Input rate in training, {kind}", f"{low:.3g} to {high:.3g} Hz per synapse"))
+    if rule:
+        level = f"logit {rule['logit']:.7g}, refractory {rule['refractory_ms']} ms"
+        rows.append(("Spike rule", f"{level}; chosen by {rule['chosen_by']}"))
+    rows += [(f"Training data, {name}", str(value)) for name, value in card.data.items()]
+    if card.seed is not None:
+        rows.append(("Seed", str(card.seed)))
+    return rows + [(f"Trained with {name}", value) for name, value in card.versions.items()]

@@ -1,0 +1,127 @@
+"""The finished experiments of a grid, as the report needs them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surrogate.errors import DataError
+from surrogate.files import explain_os_error
+from surrogate.grid.experiment import Experiment
+from surrogate.grid.folder import ExperimentFolder
+from surrogate.run_folder import RunFolder
+
+__all__ = ["Run", "read_metrics", "read_run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished experiment.
+
+    Attributes
+    ----------
+    experiment : Experiment
+    folder : Path
+    unstable_reason : str or None
+        None if it was stable.
+    parameters : int
+    windows : int
+        Windows trained on, repeated ones counted again.
+    seconds : float
+        Of training and judging.
+    scores : dict
+        On the validation trials, by the names of ``docs/evaluation.md``; empty if the run failed
+        before an epoch ended.
+    versions : dict
+        Of what computed it.
+    provider, processor : str
+        What computed it, and on which.
+    """
+
+    experiment: Experiment
+    folder: Path
+    unstable_reason: str | None
+    parameters: int
+    windows: int
+    seconds: float
+    scores: dict[str, Any]
+    versions: dict[str, str]
+    provider: str
+    processor: str
+
+    @property
+    def arch(self) -> str:
+        """Of its stack."""
+        return self.experiment.arch
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Of its stack."""
+        return self.experiment.hidden_sizes
+
+    @property
+    def unstable(self) -> bool:
+        """Whether training was."""
+        return self.unstable_reason is not None
+
+    @property
+    def roc_auc(self) -> float | None:
+        """On the validation trials, or None if it has none: no spikes, or no weights to judge."""
+        value = self.scores.get("roc_auc")
+        return value if isinstance(value, float) and math.isfinite(value) else None
+
+    @property
+    def hours(self) -> float:
+        """Simulated time trained on, repeated windows counted again."""
+        return self.windows * self.experiment.recipe.window_ms / 3.6e6
+
+
+def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
+    """What the record of a finished experiment says.
+
+    Raises
+    ------
+    DataError
+        If the record is gone or damaged.
+    """
+    record = folder.done() or {}
+    try:
+        return Run(
+            experiment=experiment,
+            folder=folder.path,
+            unstable_reason=record["unstable_reason"],
+            parameters=record["parameters"],
+            windows=record["windows"],
+            seconds=record["seconds"],
+            scores=record["scores"]["valid"],
+            versions=record["versions"],
+            provider=record["provider"],
+            # A report is handed on: it names the processor, not whose machine it is in.
+            processor=record["machine"].partition(", ")[2],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder.path}: done.json is damaged ({error!r}); remove it and continue the grid"
+        ) from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run, from its ``metrics.jsonl``; none if the file is gone.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged or cannot be read.
+    """
+    path = RunFolder(folder).metrics
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); train the model again") from error

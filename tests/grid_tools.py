@@ -1,0 +1,116 @@
+"""Small grids for the tests, and an engine without processes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import surrogate
+from surrogate import datasets
+from surrogate.cli.main import main
+from surrogate.grid.folder import GridFolder
+from surrogate.grid.grid import plan_grid
+from surrogate.grid.ledger import Ledger
+from surrogate.grid.request import read_request
+from surrogate.grid.task import Outcome, take_up
+
+SMALL = {
+    "arch": ["rnn", "lstm"],
+    "hidden": ["4-2"],
+    "learning_rate": [0.003, 0.01],
+    "class_weight": ["none"],
+    "set": {"epochs": 3, "windows_per_epoch": 8, "batch_size": 4, "window_ms": 100},
+}
+
+
+class Result(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+def surrogate_command(*arguments: object) -> Result:
+    """Run `surrogate` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def small_grid(folder: Path, data: Path, **changes: Any) -> tuple[GridFolder, Ledger]:
+    """A grid of four experiments, or with ``changes``, begun in ``folder``."""
+    with datasets.open(data) as dataset:
+        grid = plan_grid(read_request({**SMALL, **changes}), dataset, reuse_windows=True)
+    place = GridFolder(folder)
+    place.create(grid)
+    return place, Ledger(place, grid.experiments())
+
+
+def take(place: GridFolder, name: str, data: Path, stop: threading.Event | None = None) -> Outcome:
+    """Run one experiment in this process."""
+    return take_up(str(place.path), name, str(data), "cpu", stop or threading.Event())
+
+
+def weights(place: GridFolder, name: str) -> dict[str, np.ndarray]:
+    """Of a finished experiment's model."""
+    stack = surrogate.load(place.experiment(name).run.model).stack
+    return {key: value.numpy() for key, value in stack.state_dict().items()}
+
+
+def assert_same_result(one: GridFolder, other: GridFolder, name: str) -> None:
+    """Bit for bit: the model's weights and every epoch's metrics."""
+    ours, theirs = weights(one, name), weights(other, name)
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert np.array_equal(value, theirs[key]), key
+    metrics = [place.experiment(name).run.metrics.read_text() for place in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+def starts(place: GridFolder, name: str) -> list[dict[str, Any]]:
+    """Each time a worker took the experiment up."""
+    text = (place.experiment(name).path / "starts.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class InlineEngine:
+    """An engine with one slot that runs experiments in :meth:`wait`, or does what it is told."""
+
+    slots = 1
+
+    def __init__(self, place: GridFolder, data: Path) -> None:
+        self.place, self.data = place, data
+        self.submitted: list[str] = []
+        self.instead: dict[str, Callable[[], Outcome]] = {}
+        self.closed = False
+        self._waiting: list[str] = []
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._waiting)
+
+    def submit(self, name: str) -> None:
+        self.submitted.append(name)
+        self._waiting.append(name)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        ended = [
+            self.instead[name]() if name in self.instead else take(self.place, name, self.data)
+            for name in self._waiting
+        ]
+        self._waiting = []
+        return ended
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,143 @@
+"""The Dask engine: the results of the local one, though workers die; clear words without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from typing import Any
+
+import pytest
+from grid_tools import InlineEngine, assert_same_result, small_grid, starts, surrogate_command
+
+from surrogate.errors import SurrogateError
+from surrogate.grid.cluster import DaskEngine
+from surrogate.grid.lease import read_lease
+from surrogate.grid.scheduler import run_grid
+from surrogate.grid.task import Outcome
+from surrogate.training import Interrupted
+
+GRID: dict[str, Any] = {
+    "arch": "lstm",
+    "learning_rate": [0.001, 0.003, 0.006, 0.01],
+    "set": {"epochs": 40, "windows_per_epoch": 16, "batch_size": 4, "window_ms": 200},
+}
+
+
+@pytest.mark.parametrize("arguments", [["--scheduler", "tcp://127.0.0.1:9"], ["--cluster", "FILE"]])
+def test_without_dask_one_line_says_how_to_install_it(
+    arguments, toy_data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in ("distributed", "dask_jobqueue"):
+        monkeypatch.setitem(sys.modules, module, None)
+    file = tmp_path / "slurm.toml"
+    file.write_text("[slurm]\njobs = 1\n")
+    place, _ = small_grid(tmp_path / "g", toy_data, arch="rnn", learning_rate=0.01)
+    arguments = [str(file) if one == "FILE" else one for one in arguments]
+    result = surrogate_command("grid", "run", "--out", place.path, "--engine", "dask", *arguments)
+    assert result.exit_code == 2
+    assert "python -m pip install 'surrogate-neuron[cluster]'" in result.stderr.splitlines()[-1]
+    assert not (place.path / "costs.json").exists()  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[slurm]\nqueue = 'main'", "[slurm] jobs = None: expected the number of jobs"),
+        ("[slurm]\njobs = 1\nmemory = '1GB'\nquue = 'main'", "quue"),
+        ("slurm = 3", "needs --scheduler ADDRESS, or a [slurm] table"),
+    ],
+)
+def test_mistakes_in_a_slurm_table_are_one_line(text, message, toy_data, tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place, _ = small_grid(tmp_path / "g", toy_data, arch="rnn", learning_rate=0.01)
+    file = tmp_path / "slurm.toml"
+    file.write_text(text)
+    result = surrogate_command(
+        "grid", "run", "--out", place.path, "--engine", "dask", "--cluster", file
+    )
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def client():
+    """Of a real cluster of three worker processes."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=3,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(3, timeout=120)
+        yield client
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_what_the_local_engine_gives_though_a_worker_is_killed(
+    client, toy_data, tmp_path
+) -> None:
+    place, ledger = small_grid(tmp_path / "dask", toy_data, **GRID)
+    killed: list[str] = []
+
+    def kill_once(outcome: Outcome | None) -> None:
+        for name in ledger.rows:
+            lease = read_lease(place.experiment(name).path)
+            if not killed and lease and place.experiment(name).run.metrics.exists():
+                killed.append(name)
+                os.kill(lease["pid"], signal.SIGKILL)
+
+    engine = DaskEngine(place.path, str(toy_data), client)
+    assert engine.slots == 3
+    run_grid(list(ledger.rows), ledger, engine, threading.Event(), kill_once)
+    assert len(killed) == 1
+    whole, undisturbed = small_grid(tmp_path / "local", toy_data, **GRID)
+    local = InlineEngine(whole, toy_data)
+    run_grid(list(undisturbed.rows), undisturbed, local, threading.Event(), lambda outcome: None)
+    for name in ledger.rows:
+        assert_same_result(place, whole, name)
+        assert len(starts(place, name)) == (2 if name in killed else 1)
+
+
+@pytest.mark.slow
+def test_stopping_a_dask_grid_saves_what_runs_and_another_engine_goes_on(
+    client, toy_data, tmp_path
+) -> None:
+    longer = {"set": GRID["set"] | {"epochs": 300}, "learning_rate": [0.001, 0.003]}
+    place, ledger = small_grid(tmp_path / "g", toy_data, **GRID | longer)
+    moved = tmp_path / "moved.h5"  # which no worker knows: the data are sent along
+    shutil.copy(toy_data, moved)
+    stop = threading.Event()
+
+    def stop_early(outcome: Outcome | None) -> None:
+        if any(row.progress > 0 for row in ledger.rows.values()):
+            stop.set()
+
+    engine = DaskEngine(place.path, str(moved), client, ship_data=True)
+    with pytest.raises(Interrupted):
+        run_grid(list(ledger.rows), ledger, engine, stop, stop_early)
+    ledger.refresh(ledger.rows)
+    assert ledger.counts()["running"] == ledger.counts()["failed"] == 0
+    assert ledger.counts()["pending"] > 0
+    local = InlineEngine(place, toy_data)
+    run_grid(list(ledger.rows), ledger, local, threading.Event(), lambda outcome: None)
+    assert ledger.counts()["pending"] == 0
+    resumed = [start["step"] for name in ledger.rows for start in starts(place, name)[1:]]
+    assert resumed
+    assert all(step > 0 for step in resumed)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_data_says_what_to_do(client, toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, **GRID)
+    engine = DaskEngine(place.path, str(tmp_path / "gone.h5"), client)
+    with pytest.raises(SurrogateError, match=r"gone.h5: Dask worker on .* --ship-data"):
+        run_grid(list(ledger.rows), ledger, engine, threading.Event(), lambda outcome: None)
