@@ -176,7 +176,7 @@ def test_run_stack_refuses_shapes_that_do_not_fit() -> None:
         run_stack(spec, weights, events, provider="cudnn")
     with pytest.raises(ValueError, match=r"expected \(3, 8\)"):
         run_stack(StackSpec("rnn", (3, 2), input_size=8), weights, events)
-    with pytest.raises(ValueError, match="weights lack layers.1.bias_hh_l0"):
+    with pytest.raises(ValueError, match=r"weights lack layers\.1\.bias_hh_l0"):
         run_stack(spec, dict(list(weights.items())[:-1]), events)
     with pytest.raises(ValueError, match="none to run"):
         run_stack(spec, weights, events.slice_steps(2, 2))
