@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shlex
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -75,7 +77,9 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
     if type(jobs) is not int or jobs < 1:
         raise UsageError(f"[slurm] jobs = {jobs!r}: expected the number of jobs, from 1")
     try:
-        cluster = SLURMCluster(**{"cores": 1, "processes": 1} | arguments)
+        # Quoted, for the job is a shell script and the path may hold spaces.
+        defaults = {"cores": 1, "processes": 1, "python": shlex.quote(sys.executable)}
+        cluster = SLURMCluster(**defaults | arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"[slurm]: {error}; see dask_jobqueue.SLURMCluster") from error
     # Not scale(): adapting replaces a job that was cancelled.
