@@ -4,7 +4,7 @@ N surrogates (RNN 32-16-2, 1278 channels, 14 arrivals per ms and neuron) and 4 N
 integrate-and-fire neurons, connected both ways, at a time step of 0.1 ms. The time of the model's
 step is told apart from that of the rest of Brian2. The peer is what one would write without this
 package: the same network around a ``network_operation`` that calls torch.nn on dense input. Both
-must give the same voltages before anything is timed.
+must give the same voltages before anything is timed; if not, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
     bins, channel = arrivals.nonzero()
     source = SpikeGeneratorGroup(CHANNELS, channel, bins * ms, period=steps * ms)
     into = Synapses(source, inputs, on_pre="x_post += 1")
-    into.connect(i=np.tile(np.arange(CHANNELS), neurons), j=np.arange(CHANNELS * neurons))
+    # In an order of its own at each neuron: finding the same channels at all is twice as fast.
+    order = np.concatenate([rng.permutation(CHANNELS) for _ in range(neurons)])
+    into.connect(i=order, j=np.arange(CHANNELS * neurons))
     lif = NeuronGroup(
         4 * neurons,
         "dv/dt = (drive - v) / (10*ms) : 1\ndrive : 1",
@@ -234,6 +236,11 @@ def main(
     for size in neurons:
         rows.append(measure(size, chunks, model, not no_peer))
         click.echo(json.dumps(rows[-1]))
+        if not rows[-1].get("parity_mv", 0.0) <= PARITY_BOUND:
+            raise click.ClickException(
+                f"{size} neurons: voltages differ from torch.nn's by {rows[-1]['parity_mv']:.3g} "
+                f"mV, more than {PARITY_BOUND:g}; nothing was timed or written"
+            )
     if out:
         versions = {
             "brian2": brian2.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -19,6 +20,12 @@ from surrogate.errors import UsageError
 __all__ = ["ArtificialUnits"]
 
 Module = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_CONTRACT = (
+    "it must be called as module(x, state) and return (y, state), tensors of shapes "
+    "[N, input_size], [N, state_size] and [N, output_size]; without a state, return the one given, "
+    "as in lambda x, state: (linear(x), state)"
+)
 
 
 class ArtificialUnits(BinnedGroup):
@@ -56,7 +63,8 @@ class ArtificialUnits(BinnedGroup):
     ------
     UsageError
         If the active device is not Brian2's runtime device: compiled code cannot call the module;
-        or if what the module returns does not have the announced shape.
+        or if the module cannot be called with input and state, or does not return output and state
+        of the announced shapes.
     """
 
     # Compiled code cannot call the module.
@@ -84,6 +92,7 @@ class ArtificialUnits(BinnedGroup):
     ) -> None:
         if receives not in ("spikes", "rates"):
             raise UsageError(f"receives={receives!r}: expected 'spikes' or 'rates'")
+        _check_call(module)
         self.module, self.receives = module, receives
         self.sizes = input_size, output_size, state_size
         #: Names of the outputs.
@@ -140,7 +149,12 @@ class _Step(NetworkOperation):
         if self._timestep[0] < self._first_step[0]:
             return
         with torch.no_grad():
-            y, state = self.group.module(self._input, self._state)
+            returned = self.group.module(self._input, self._state)
+        if not _is_pair(returned):
+            raise UsageError(
+                f"{self.group.name!r}: the module returned {_told(returned)}; {_CONTRACT}"
+            )
+        y, state = returned
         if (tuple(y.shape), tuple(state.shape)) != self._expected:
             raise UsageError(
                 f"{self.group.name!r}: the module returned shapes {tuple(y.shape)} and "
@@ -153,3 +167,33 @@ class _Step(NetworkOperation):
         if self.group.receives == "spikes":
             self._input.zero_()
         self._stepped_at[0] = self._time[0]
+
+
+def _check_call(module: Any) -> None:
+    """Refuse what cannot be called with input and state, such as a layer without a state."""
+    if not callable(module):
+        raise UsageError(f"module {module!r} cannot be called; {_CONTRACT}")
+    try:
+        # torch's own __call__ takes anything.
+        called = module.forward if isinstance(module, torch.nn.Module) else module
+        signature = inspect.signature(called)
+    except ValueError:  # functions of C modules may have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise UsageError(f"module {module!r} takes {signature}; {_CONTRACT}") from error
+
+
+def _is_pair(returned: Any) -> bool:
+    return (
+        isinstance(returned, tuple | list)
+        and len(returned) == 2
+        and all(isinstance(one, Tensor) for one in returned)
+    )
+
+
+def _told(returned: Any) -> str:
+    if isinstance(returned, tuple | list):
+        return f"({', '.join(type(one).__name__ for one in returned)})"
+    return f"one {type(returned).__name__}"

@@ -50,7 +50,7 @@ class BinnedGroup(NeuronGroup):
         add = self.variables.add_array
         add("_stepped_at", size=1, dimensions=second.dim, dtype=np.float64, scalar=True)
         self.variables["_stepped_at"].set_value(-1.0)
-        # The first step that closes a bin; unknown until the group runs for the first time.
+        # The first step that closes a bin; unknown (-1) until a run begins with the group in it.
         add("_first_step", size=1, dtype=np.int64, scalar=True, read_only=True)
         self.variables["_first_step"].set_value(-1)
 
@@ -71,9 +71,11 @@ class BinnedGroup(NeuronGroup):
         return self._inputs
 
     def _set_active(self, value: bool) -> None:
-        # What arrived while the neurons stood still belongs to no bin of theirs.
+        # What arrived while the neurons stood still belongs to no bin of theirs, and they come
+        # back as they first came: without a step that would close a bin they were not in.
         if value and not self._active:
             self.inputs.variables["x"].set_value(0)
+            self.variables["_first_step"].set_value(-1)
         super()._set_active(value)
 
     active = property(
@@ -93,7 +95,7 @@ class BinnedGroup(NeuronGroup):
         first_step = self.variables["_first_step"]
         if first_step.get_value()[0] < 0:
             step = self._step.clock
-            # A step at the very start of the first run would close a bin that never was.
+            # A step at the very start would close a bin that never was.
             begins = abs(step.t_ - self.clock.t_) < self.clock.dt_ / 2
             first_step.set_value(step.variables["timestep"].get_value()[0] + begins)
         super().before_run(run_namespace)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from brian2 import Clock, Network, NeuronGroup, PoissonInput, second
 from brian2.core.network import _get_all_objects
+from brian2.core.variables import AuxiliaryVariable, Variable
 from brian2.devices.device import get_device
 from brian2.groups.group import CodeRunner, Group
+from brian2.groups.neurongroup import Resetter
 from brian2.parsing.bast import brian_ast
 from brian2.parsing.statements import parse_statement
-from brian2.synapses.synapses import SynapticPathway
+from brian2.synapses.synapses import SummedVariableUpdater, SynapticPathway
 from brian2.utils.stringtools import get_identifiers
 
 from surrogate.errors import UsageError
@@ -85,7 +87,7 @@ def check_writers(
     read_only: Mapping[str, str],
     namespace: Mapping[str, Any],
 ) -> None:
-    """Refuse code that writes what the model computes, or fractions of spikes to ``inputs``.
+    """Refuse code that writes what the model computes, or other than whole spikes to ``inputs``.
 
     Parameters
     ----------
@@ -101,23 +103,38 @@ def check_writers(
     UsageError
         Naming the object, the statement and the cure.
     """
+    x = inputs.variables["x"]
     for network in networks_of(group):
         for runner in _objects(network):
             for owner, name, code in _written_code(runner):
-                for line in _statements(code):
-                    target, _, expression, _ = parse_statement(line)
-                    variable = owner.variables.get(target)
+                statements = list(_statements(owner, code))
+                for statement in statements:
                     for protected, reason in read_only.items():
-                        if variable is group.variables[protected]:
-                            raise UsageError(f"{name!r} writes {target} in {line!r}: {reason}")
-                    if variable is inputs.variables["x"] and variable.is_integer:
-                        _check_whole(owner, name, line, expression, namespace)
-                    if variable is None and target == "x_post" and _is_onto(owner, group):
+                        if statement.variable is group.variables[protected]:
+                            raise UsageError(
+                                f"{name!r} writes {statement.target} in {statement.line!r}: "
+                                f"{reason}"
+                            )
+                    if statement.to_unknown("x_post") and _is_onto(owner, group):
                         raise UsageError(
                             f"{name!r} targets {group.name!r}, which takes its input by channel: "
                             f"connect to its inputs, as in Synapses(source, {group.name}.inputs, "
                             'on_pre="x_post += 1")'
                         )
+                if x.is_integer and any(statement.variable is x for statement in statements):
+                    _check_counts(owner, name, statements, x, namespace)
+
+
+class _Statement(NamedTuple):
+    line: str
+    target: str
+    operation: str
+    expression: str
+    #: What it writes to; None for a local variable of the code, or one that does not exist.
+    variable: Variable | None
+
+    def to_unknown(self, target: str) -> bool:
+        return self.variable is None and self.target == target
 
 
 def _written_code(runner: Any) -> Iterator[tuple[Group, str, str]]:
@@ -127,29 +144,62 @@ def _written_code(runner: Any) -> Iterator[tuple[Group, str, str]]:
         yield runner.synapses, runner.synapses.name, getattr(runner.code, "code", runner.code)
     elif isinstance(runner, PoissonInput):
         yield runner.group, runner.name, f"{runner.target_var} += {runner.weight}"
+    elif isinstance(runner, SummedVariableUpdater):
+        code = f"{runner.target_varname} = {runner.expression.code}"
+        yield runner.group, runner.group.name, code
+    elif isinstance(runner, Resetter):
+        code = runner.group.event_codes[runner.event]
+        if isinstance(code, str):  # Brian2 will refuse another type
+            yield runner.group, runner.name, code
     elif isinstance(runner, CodeRunner) and runner.template == "stateupdate":
         yield runner.group, runner.name, runner.abstract_code
 
 
-def _statements(code: str) -> Iterator[str]:
+def _statements(owner: Group, code: str) -> Iterator[_Statement]:
     for line in code.replace(";", "\n").splitlines():
-        if statement := line.partition("#")[0].strip():
-            yield statement
+        if text := line.partition("#")[0].strip():
+            target, operation, expression, _ = parse_statement(text)
+            variable = owner.variables.get(target)
+            yield _Statement(text, target, operation, expression, variable)
 
 
-def _check_whole(
-    owner: Group, name: str, line: str, expression: str, namespace: Mapping[str, Any]
+def _check_counts(
+    owner: Group,
+    name: str,
+    statements: list[_Statement],
+    x: Variable,
+    namespace: Mapping[str, Any],
 ) -> None:
-    names = get_identifiers(expression)
-    try:
-        variables = owner.resolve_all(names, namespace, user_identifiers=set())
-    except KeyError:  # Brian2 will name the unknown identifier
-        return
-    if brian_ast(expression, variables).dtype == "float":
-        raise UsageError(
-            f"{name!r} adds a fraction in {line!r}: x counts spikes of a channel; add a whole "
-            "number, such as x_post += 1"
-        )
+    """Refuse a block of code that makes ``x`` other than a count of spikes."""
+    # A fraction may come by way of local variables, which Brian2 knows only inside the block.
+    local: dict[str, AuxiliaryVariable] = {}
+    for statement in statements:
+        target, variable = statement.target, statement.variable
+        if variable is not None and variable is not x:
+            continue
+        names = get_identifiers(statement.expression)
+        try:
+            variables = owner.resolve_all(
+                names, namespace, user_identifiers=set(), additional_variables=local
+            )
+        except KeyError:  # Brian2 will name the unknown identifier
+            return
+        fraction = brian_ast(statement.expression, variables).dtype == "float"
+        if variable is None:
+            fraction |= statement.operation == "/=" or (
+                target in local and not local[target].is_integer
+            )
+            local[target] = AuxiliaryVariable(target, dtype=float if fraction else int)
+        elif statement.operation not in ("=", "+="):
+            raise UsageError(
+                f"{name!r} writes {statement.line!r}: x counts the spikes of a channel in the "
+                "current bin, which cannot be taken back; add to it, such as x_post += 1"
+            )
+        elif fraction:
+            raise UsageError(
+                f"{name!r} adds a fraction in {statement.line!r}: x counts spikes of a channel; "
+                "add a whole number, such as x_post += 1 or x_post += int(w)"
+            )
 
 
 def _is_onto(owner: Group, group: NeuronGroup) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,21 +31,22 @@ class Population:
     Raises
     ------
     UsageError
-        If the number of models is not N, or they differ in more than their weights.
+        If a source is no model, the number of models is not N, or they differ in more than their
+        weights.
     DataError
         If a file is missing or damaged.
     """
 
     def __init__(self, source: ModelSource | Sequence[ModelSource], neurons: int) -> None:
-        if isinstance(source, str | os.PathLike | Model):
-            self.models = [_open(source)]
-        else:
+        if isinstance(source, Sequence) and not isinstance(source, str):
             self.models = [_open(one) for one in source]
             if len(self.models) != neurons:
                 raise UsageError(
                     f"{len(self.models)} models for {neurons} neurons: give one for all of them, "
                     "or one for each"
                 )
+        else:
+            self.models = [_open(source)]
         self.card: ModelCard = self.models[0].card
         self.spec = self.card.spec
         for index, model in enumerate(self.models):
@@ -125,5 +127,12 @@ class Population:
         return values[0] if self.shared else np.array(values)
 
 
-def _open(source: ModelSource) -> Model:
-    return source if isinstance(source, Model) else load(source)
+def _open(source: Any) -> Model:
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return load(source)
+    raise UsageError(
+        f"model {source!r}: expected the path of a model file, such as 'model.h5', or what "
+        "surrogate.load returned, or a list with one for each neuron"
+    )

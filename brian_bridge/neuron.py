@@ -154,7 +154,9 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
     ) -> None:
         self.population = Population(model, N)
         self.threshold = _threshold(threshold)
-        self.threads = threads
+        if not isinstance(threads, int | np.integer) or threads < 1:
+            raise UsageError(f"threads={threads!r}: expected a whole number from 1 on")
+        self.threads = int(threads)
         if precision not in ("float32", "float64"):
             raise UsageError(f"unknown precision {precision!r}: expected 'float32' or 'float64'")
         if device != "cpu":
@@ -286,9 +288,7 @@ class SurrogateSubgroup(_HasChannels, Subgroup):
 
     def __getitem__(self, item: slice) -> SurrogateSubgroup:
         start, stop = to_start_stop(item, self._N)
-        return SurrogateSubgroup(
-            self.source.__repr__.__self__, self.start + start, self.start + stop
-        )
+        return self.source[self.start + start : self.start + stop]
 
 
 def warm_state(
@@ -363,7 +363,8 @@ def _threshold(given: Threshold | str | None) -> Threshold:
 
 def _indices(values: ArrayLike, size: int, what: str) -> NDArray[np.int64]:
     indices = np.asarray(values)
-    if not np.issubdtype(indices.dtype, np.integer):
+    # An empty list makes an array of float.
+    if indices.size and not np.issubdtype(indices.dtype, np.integer):
         raise UsageError(f"{what} {values!r}: expected whole numbers from 0 to {size - 1}")
     outside = indices[(indices < 0) | (indices >= size)]
     if outside.size:

@@ -28,10 +28,10 @@ seed(1)
 cells = SurrogateNeuron(3, model_path())
 
 # A presynaptic neuron for each channel, at rates that the model has seen in training: of excitation
-# three quarters up their range, of inhibition at its middle.
+# nine tenths up their range, of inhibition at its middle.
 card = cells.population.card
 rate = np.full(card.input_size, np.mean(card.input_rate_hz["inhibitory"]))
-rate[: card.n_excitatory] = np.interp(0.75, [0, 1], card.input_rate_hz["excitatory"])
+rate[: card.n_excitatory] = np.interp(0.9, [0, 1], card.input_rate_hz["excitatory"])
 background = PoissonGroup(len(cells.inputs), rates=np.tile(rate, len(cells)) * Hz, dt=1 * ms)
 drive = Synapses(background, cells.inputs, on_pre="x_post += 1")
 drive.connect(j="i")
@@ -48,4 +48,6 @@ below.set(xlabel="time (ms)", ylabel="spike probability")
 for time, neuron in zip(spikes.t / ms, spikes.i, strict=True):
     above.axvline(time, color=f"C{neuron}", lw=0.6, ls=":")
 figure.savefig("poisson_traces.png")
-print(f"{spikes.num_spikes} spikes; input", cells.input_rates, f"; {sum(cells.lost)} lost")
+print(
+    f"surrogates: {spikes.num_spikes} spikes; input", cells.input_rates, f"; {sum(cells.lost)} lost"
+)

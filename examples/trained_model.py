@@ -15,5 +15,7 @@ def model_path() -> Path:
     folder = Path("runs/example")
     if not (folder / "model.h5").exists():
         size = ["--arch", "rnn", "--hidden", "32-16-2", "--epochs", "2"]
-        subprocess.run(["surrogate", "train", *size, "--out", str(folder)], check=True)
+        # As a module: it need not be on the PATH of whoever runs the example.
+        command = [sys.executable, "-m", "surrogate.cli.main", "train", *size]
+        subprocess.run([*command, "--out", str(folder)], check=True)
     return folder / "model.h5"

@@ -122,6 +122,17 @@ def test_rates_stay_and_outputs_become_currents() -> None:
     assert target.v[0] / mV > 30
 
 
+def test_units_that_rested_close_no_bin_they_were_not_in() -> None:
+    units = ArtificialUnits(1, lambda x, s: (x, s + 1), input_size=1, state_size=1)
+    network = Network(units)
+    network.run(3 * ms)  # steps at 1, 2 ms
+    units.active = False
+    network.run(4 * ms)
+    units.active = True
+    network.run(3 * ms)  # steps at 8, 9 ms
+    assert units.state_array[0, 0] == 4
+
+
 def test_thresholds_are_checked_at_the_steps_alone() -> None:
     units = ArtificialUnits(
         2,
@@ -168,6 +179,23 @@ def test_wrong_use_is_named_with_the_cure() -> None:
         with pytest.raises(UsageError, match=r"\(3, 2\) for y and \(3, 6\)") as caught:
             Network(units).run(3 * ms)
         assert f"{y} and {state}" in str(caught.value)
+    linear, cell = torch.nn.Linear(INPUTS, 1), torch.nn.GRUCell(INPUTS, STATE)
+    for module, told in [(linear, "(input: "), (lambda x: x, "(x)"), (None, "None")]:
+        with pytest.raises(UsageError) as caught:
+            ArtificialUnits(1, module, input_size=INPUTS)
+        assert told in str(caught.value)
+        assert "module(x, state) and return (y, state)" in str(caught.value)
+    for module, told in [
+        (cell, "returned one Tensor"),
+        (lambda x, state: (cell(x, state), None), "returned (Tensor, NoneType)"),
+        (lambda x, state: None, "returned one NoneType"),
+    ]:
+        # As many units as a pair has parts: a tensor that could be taken apart.
+        units = ArtificialUnits(2, module, input_size=INPUTS, output_size=STATE, state_size=STATE)
+        with pytest.raises(UsageError) as caught:
+            Network(units).run(3 * ms)
+        assert told in str(caught.value)
+        assert "module(x, state) and return (y, state)" in str(caught.value)
     with pytest.raises(BrianObjectException) as caught:
         Network(_units(step=0.25 * ms)).run(1 * ms)
     assert "250. us" in str(caught.value.__cause__)

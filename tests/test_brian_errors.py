@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from brian2 import (
     BrianObjectException,
     Hz,
     Network,
+    NeuronGroup,
     PoissonGroup,
     PoissonInput,
     Synapses,
@@ -83,6 +85,11 @@ def test_fractions_of_spikes_are_refused() -> None:
         ("x_post += 2 * weight", True),
         ("x_post += int(rand() < 0.5)", True),
         ("x_post += scale", False),
+        ("tmp = scale * 0.9\nx_post += tmp", False),
+        ("tmp = 1; tmp += w; x_post += tmp", False),
+        ("tmp = weight; tmp /= 2; x_post += tmp", False),
+        ("tmp = int(scale > w)\nx_post += tmp * weight", True),
+        ("scale = scale * 0.9\nx_post += one", True),
     ]:
         cells = SurrogateNeuron(1, random_model())
         source = PoissonGroup(1, rates=1 * Hz)
@@ -94,12 +101,45 @@ def test_fractions_of_spikes_are_refused() -> None:
             network.run(1 * ms)
         else:
             message = _message(network)
-            assert code in message
+            assert re.split("[;\n] ?", code)[-1] in message
             assert "x_post += 1" in message
     cells = SurrogateNeuron(1, random_model())
     Network(cells, PoissonInput(cells.inputs, "x", 10, 50 * Hz, 1)).run(3 * ms)
     cells = SurrogateNeuron(1, random_model())
     assert "0.5" in _message(Network(cells, PoissonInput(cells.inputs, "x", 10, 50 * Hz, 0.5)))
+
+
+def test_every_way_to_write_is_seen() -> None:
+    cells = SurrogateNeuron(1, random_model(), name="cells")
+    cells.run_on_event("spike", "v = 0*mV")
+    assert "v = 0*mV" in _message(Network(cells))
+    source = NeuronGroup(2, "u : volt\nr : 1\nn : integer")
+    for model, onto_inputs, words in [
+        ("v_post = u_pre : volt (summed)", False, ["'synapses", "v_post = u_pre", "inputs"]),
+        ("p_post = r_pre : 1 (summed)", False, ["p_post = r_pre"]),
+        ("x_post = r_pre : 1 (summed)", True, ["'synapses", "x_post = r_pre", "fraction"]),
+        ("x_post = n_pre : integer (summed)", True, []),
+    ]:
+        cells = SurrogateNeuron(1, random_model())
+        synapses = Synapses(source, cells.inputs if onto_inputs else cells, model)
+        synapses.connect(j="0")
+        network = Network(cells, source, synapses)
+        if words:
+            message = _message(network)
+            assert all(word in message for word in words), message
+        else:
+            network.run(1 * ms)
+
+
+@pytest.mark.parametrize("code", ["x_post -= 1", "x_post *= 2", "x_post /= 2"])
+def test_spikes_cannot_be_taken_back(code) -> None:
+    cells = SurrogateNeuron(1, random_model())
+    source = PoissonGroup(1, rates=1 * Hz)
+    synapses = Synapses(source, cells.inputs, on_pre=code)
+    synapses.connect(i=0, j=0)
+    message = _message(Network(cells, source, synapses))
+    assert code in message
+    assert "x_post += 1" in message
 
 
 def test_a_schedule_that_closes_bins_too_late_is_refused() -> None:
@@ -128,6 +168,10 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         ((1, model), {"threshold": Level}, UsageError, ["Level()"]),
         ((1, model), {"precision": "float16"}, UsageError, ["float16", "float32"]),
         ((1, model), {"device": "gpu"}, UsageError, ["'gpu'", "'cuda'"]),
+        ((1, model), {"threads": 0}, UsageError, ["threads=0"]),
+        ((1, model), {"threads": 1.5}, UsageError, ["threads=1.5"]),
+        ((1, None), {}, UsageError, ["None", "model.h5"]),
+        ((1, [3]), {}, UsageError, ["model 3", "model.h5"]),
     ]:
         with pytest.raises(error) as caught:
             SurrogateNeuron(*arguments, **options)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+MIXED = ["surrogates", "integrate_and_fire", "hodgkin_huxley"]
 
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "run"
-    size = ["--arch", "rnn", "--hidden", "32-16-2", "--epochs", "1"]
+    size = ["--arch", "rnn", "--hidden", "32-16-2", "--epochs", "2"]
     command = [sys.executable, "-m", "surrogate.cli.main", "train", *size, "--out", str(folder)]
     subprocess.run(command, capture_output=True, check=True)
     return folder / "model.h5"
@@ -23,15 +24,15 @@ def model_file(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("example", "options", "figure"),
+    ("example", "options", "figure", "spiking"),
     [
-        ("poisson_traces.py", [], "poisson_traces.png"),
-        ("microcircuit.py", [], None),
-        ("mixed_network.py", [], "mixed_network.png"),
-        ("mixed_network.py", ["--standalone"], "mixed_network.png"),
+        ("poisson_traces.py", [], "poisson_traces.png", ["surrogates"]),
+        ("microcircuit.py", [], None, ["pyramidal", "interneuron"]),
+        ("mixed_network.py", [], "mixed_network.png", [*MIXED, "artificial_readout"]),
+        ("mixed_network.py", ["--standalone"], "mixed_network.png", MIXED),
     ],
 )
-def test_example_runs(example, options, figure, model_file, tmp_path) -> None:
+def test_example_runs(example, options, figure, spiking, model_file, tmp_path) -> None:
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / example), *options, str(model_file)]
     done = subprocess.run(
         command,
@@ -43,7 +44,7 @@ def test_example_runs(example, options, figure, model_file, tmp_path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert figure is None or (tmp_path / figure).stat().st_size > 10_000
-    for name in ("pyramidal", "interneuron", "integrate_and_fire", "hodgkin_huxley"):
-        for line in done.stdout.splitlines():
-            if line.strip().startswith(name):
-                assert float(line.split()[1]) > 0, line
+    printed = (line.strip().partition(":") for line in done.stdout.splitlines())
+    shown = {name: rest.split()[0] for name, colon, rest in printed if colon and rest}
+    for name in spiking:
+        assert float(shown[name]) > 0, done.stdout

@@ -163,6 +163,8 @@ def test_subgroups_have_their_inputs_channels_and_spikes() -> None:
     counts[[2, 3], 0, [EXCITATORY + 3, EXCITATORY + 4]] = 1
     np.testing.assert_allclose(cells.v / mV, offline(model, counts)[1][:, -1], atol=1e-3)
     np.testing.assert_allclose(part.v / mV, cells.v[2:4] / mV)
+    assert part[1:].channel(0, 0) == 0
+    assert part[1:].inputs.start == 3 * INPUTS
     assert monitor.count[:].tolist() == [3, 3]
     assert target.y[:].tolist() == [3, 3]
 
@@ -174,6 +176,8 @@ def test_channels_are_where_the_card_says() -> None:
     grid = cells.channel(np.arange(4)[:, None], np.arange(EXCITATORY), kind="exc")
     assert grid.shape == (4, EXCITATORY)
     assert grid[2, 5] == 2 * INPUTS + 5
+    none = cells.channel([], [])
+    assert (none.shape, none.dtype) == ((0,), np.int64)
     for arguments, named in [
         ((4, 0), "neuron 4"),
         ((0, EXCITATORY), f"segment {EXCITATORY}"),

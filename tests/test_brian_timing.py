@@ -234,9 +234,11 @@ def test_an_inactive_group_stands_still_and_is_deaf() -> None:
     np.testing.assert_array_equal(cells.hidden_state, before)
     assert spikes.num_spikes == count
     cells.active = True
-    network.run(4.5 * ms)  # steps at 7, 8, 9, 10, 11 ms
-    counts = np.zeros((1, 7, INPUTS), np.int64)
-    counts[0, [0, 3], [3, 5]] = 1  # steps at 1, 2 | 7, 8, ...; the arrival at 3.5 ms is dropped
+    network.run(0.5 * ms)
+    np.testing.assert_array_equal(cells.hidden_state, before)  # it was not in the bin before 7 ms
+    network.run(4 * ms)  # steps at 8, 9, 10, 11 ms
+    counts = np.zeros((1, 6, INPUTS), np.int64)
+    counts[0, [0, 2], [3, 5]] = 1  # steps at 1, 2 | 8, ...; the arrival at 3.5 ms is dropped
     np.testing.assert_allclose(cells.v / mV, offline(model, counts)[1][:, -1], atol=1e-3)
 
 
