@@ -178,35 +178,29 @@ class Stack {
   static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
 
   // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. Most
-  // channels are silent, so ever smaller groups of them are passed over at a glance.
+  // groups of channels are silent and passed over at a glance; in the others nothing branches, for which
+  // channel has a spike no processor can predict.
   static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost) {
-    const int16_t *first = channel;
-    int from = 0;
-    for (; from + 64 <= inputs; from += 64)
-      if (any<64>(counts + from))
-        for (int sixteen = from; sixteen < from + 64; sixteen += 16)
-          if (any<16>(counts + sixteen))
-            for (int four = sixteen; four < sixteen + 16; four += 4)
-              if (any<4>(counts + four)) channel = take_group(counts, four, four + 4, channel, lost);
-    return int32_t(take_group(counts, from, inputs, channel, lost) - first);
-  }
-  template <int kSize>
-  static SURROGATE_INLINE bool any(const int32_t *counts) {
+    constexpr int kGroup = 16;
+    static const int32_t kSilent[kGroup] = {0};
     int32_t found = 0;
-    for (int i = 0; i < kSize; ++i) found |= counts[i];
-    return found != 0;
+    int from = 0;
+    for (; from + kGroup <= inputs; from += kGroup) {
+      if (std::memcmp(counts + from, kSilent, sizeof kSilent) != 0)
+        found = take_group(counts, from, from + kGroup, channel, found, lost);
+    }
+    return take_group(counts, from, inputs, channel, found, lost);
   }
-  static SURROGATE_INLINE int16_t *take_group(int32_t *counts, int from, int to, int16_t *channel,
-                                              int64_t *lost) {
+  static SURROGATE_INLINE int32_t take_group(int32_t *counts, int from, int to, int16_t *channel,
+                                             int32_t found, int64_t *lost) {
     for (int i = from; i < to; ++i) {
-      if (counts[i] == 0) continue;
-      if (counts[i] > 0) {
-        *channel++ = int16_t(i);
-        *lost += counts[i] - 1;
-      }
+      const int32_t count = counts[i], active = count > 0;
+      channel[found] = int16_t(i);  // stays if active
+      found += active;
+      *lost += active ? count - 1 : 0;
       counts[i] = 0;
     }
-    return channel;
+    return found;
   }
 
   // `state` and `outputs` are those of the first neuron of the block.
