@@ -111,7 +111,8 @@ def test_a_dask_cluster_gives_what_the_local_engine_gives_though_a_worker_is_kil
 def test_stopping_a_dask_grid_saves_what_runs_and_another_engine_goes_on(
     client, toy_data, tmp_path
 ) -> None:
-    longer = {"set": GRID["set"] | {"epochs": 300}, "learning_rate": [0.001, 0.003]}
+    # Long enough to be caught at work: progress shows at the renewals of a lease, every 5 s.
+    longer = {"set": GRID["set"] | {"epochs": 1000}, "learning_rate": [0.001, 0.003]}
     place, ledger = small_grid(tmp_path / "g", toy_data, **GRID | longer)
     moved = tmp_path / "moved.h5"  # which no worker knows: the data are sent along
     shutil.copy(toy_data, moved)
