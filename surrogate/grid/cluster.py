@@ -78,8 +78,12 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
         raise UsageError(f"[slurm] jobs = {jobs!r}: expected the number of jobs, from 1")
     try:
         # Quoted, for the job is a shell script and the path may hold spaces.
-        defaults = {"cores": 1, "processes": 1, "python": shlex.quote(sys.executable)}
-        cluster = SLURMCluster(**defaults | arguments)
+        defaults: dict[str, Any] = {
+            "cores": 1,
+            "processes": 1,
+            "python": shlex.quote(sys.executable),
+        }
+        cluster = SLURMCluster(**(defaults | arguments))
     except (TypeError, ValueError) as error:
         raise UsageError(f"[slurm]: {error}; see dask_jobqueue.SLURMCluster") from error
     # Not scale(): adapting replaces a job that was cancelled.
