@@ -34,6 +34,8 @@ class _HasChannels:
 
     #: Channels of each neuron, and how many of them are excitatory.
     _channels: tuple[int, int]
+    #: Neurons, as Brian2's groups keep it.
+    _N: int
 
     def channel(
         self, neuron: ArrayLike, segment: ArrayLike, kind: str = "exc"
@@ -64,7 +66,7 @@ class _HasChannels:
         if kind not in offsets:
             raise UsageError(f"unknown kind of synapse {kind!r}: expected 'exc' or 'inh'")
         start, segments = offsets[kind]
-        neuron = _indices(neuron, len(self), "neuron")  # type: ignore[arg-type]
+        neuron = _indices(neuron, self._N, "neuron")
         segment = _indices(segment, segments, f"{kind} segment")
         return neuron * inputs + start + segment
 

@@ -8,6 +8,7 @@ bins before.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,16 +17,16 @@ from surrogate.errors import UsageError
 __all__ = ["Expression", "Level", "LocalPeak", "RisingEdge", "Stochastic", "Threshold"]
 
 
-class Threshold:
+class Threshold(ABC):
     """A rule for spikes."""
 
     #: Number of earlier bins whose logits the condition reads.
     history: ClassVar[int] = 0
 
     @property
+    @abstractmethod
     def condition(self) -> str:
         """What Brian2 evaluates."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ class TritonStepper:
     @staticmethod
     def _array(
         given: Tensor | None,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
         name: str,
@@ -231,7 +231,7 @@ class TritonStepper:
             ("counts", counts, torch.int32, (self.neurons, inputs)),
             ("lost", lost, torch.int64, (self.neurons,)),
         ):
-            self._array(given, shape, dtype, self.state.device, name)  # type: ignore[arg-type]
+            self._array(given, shape, dtype, self.state.device, name)
         if self._listed is None:
             begin = torch.arange(self.neurons, device=self.state.device) * inputs
             channel = torch.empty(
