@@ -34,7 +34,7 @@ class Buffer {
       const uintptr_t address = reinterpret_cast<uintptr_t>(block_) + start - 1;
       data_ = reinterpret_cast<T *>(address - address % start);
 #if defined(__linux__)
-      // Random columns of wide weights would otherwise wait for address translation; 5 % of a step.
+      // Random columns of wide weights would otherwise wait for address translation.
       if (start == kLargePage) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
     }
