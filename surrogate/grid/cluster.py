@@ -210,7 +210,6 @@ def _take_up_on_worker(
     from distributed import get_worker
 
     host = socket.gethostname()
-    torch.set_num_threads(1)
     if shipped:
         data = str(Path(get_worker().local_directory) / str(data))
     if not GridFolder(folder).exists():

@@ -148,7 +148,6 @@ def _serve(connection: Connection, folder: str, data: str | None, device: str) -
     # Ctrl-C in a terminal reaches every process of its group; the parent tells us when to stop.
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     stop = _Stop()
     names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, names, stop), daemon=True).start()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError, SurrogateError, UsageError
@@ -71,6 +73,9 @@ def take_up(path: str, name: str, data: str | None, device: str, stop: threading
     SurrogateError
         If grid or data are not here, or are others.
     """
+    # Sums are rounded by how a batch is shared out: with as many threads as a machine has cores,
+    # an experiment would end elsewhere when another machine goes on with it.
+    torch.set_num_threads(1)
     folder = GridFolder(path)
     grid = folder.grid()
     experiments = {one.hash: one for one in grid.experiments()}
