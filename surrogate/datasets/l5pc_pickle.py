@@ -20,10 +20,11 @@ from surrogate.datasets.trial import Header, Trial
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 
-__all__ = ["PickleFile", "looks_like_pickle", "open_compressed"]
+__all__ = ["DAMAGED", "PickleFile", "looks_like_pickle", "open_compressed"]
 
 _MAGIC = ((b"\xfd7zXZ\x00", lzma.open), (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
-_DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
+#: What reading a damaged compressed file may raise.
+DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
 
 def open_compressed(path: Path) -> BinaryIO:
@@ -99,7 +100,7 @@ class PickleFile:
                 f"{self.path}: refused: the pickle {error}; nothing was run. "
                 "Get the file again from its publisher"
             ) from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             self._fail(f"damaged compression ({error})", error)
         except OSError as error:
             if error.errno is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import h5py
 
 from surrogate.datasets.l5pc_hdf5 import L5PC_FORMAT, L5pcFile
-from surrogate.datasets.l5pc_pickle import PickleFile, looks_like_pickle, open_compressed
+from surrogate.datasets.l5pc_pickle import DAMAGED, PickleFile, looks_like_pickle, open_compressed
 from surrogate.datasets.layout import FORMAT
 from surrogate.datasets.reader import Dataset
 from surrogate.datasets.storage import attribute, open_hdf5, reading
@@ -79,7 +79,7 @@ def _hdf5_format(path: Path) -> str | None:
     try:
         with open_compressed(path) as stream:
             start = stream.read(8)
-    except (OSError, EOFError) as error:
+    except (OSError, *DAMAGED) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise explain_os_error(error, path) from error
         raise DataError(f"{path}: damaged compression ({error}); get the file again") from error
