@@ -5,6 +5,8 @@
 #ifndef SURROGATE_PRODUCT_H
 #define SURROGATE_PRODUCT_H
 
+#include <cstring>
+
 #include "simd.h"
 
 namespace surrogate {
@@ -170,8 +172,7 @@ struct PackUnits {
   SURROGATE_INLINE void run(int from) const {
     T *to = packed + ptrdiff_t(from) * rows;
     const T *row = a + from;
-    for (int r = 0; r < rows; ++r, row += a_row)
-      for (int m = 0; m < M; ++m) *to++ = row[m];
+    for (int r = 0; r < rows; ++r, row += a_row, to += M) std::memcpy(to, row, M * sizeof(T));
   }
 };
 
