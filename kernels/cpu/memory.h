@@ -55,6 +55,16 @@ class Buffer {
   size_t size_;
 };
 
+// Asks for the memory so far behind `from`, which need not be there.
+inline void prefetch(const void *from, size_t bytes) {
+#if defined(__GNUC__)
+  __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(from) + bytes));
+#else
+  (void)from;
+  (void)bytes;
+#endif
+}
+
 }  // namespace surrogate
 
 #endif

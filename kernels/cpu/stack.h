@@ -121,7 +121,7 @@ class Stack {
   class Scratch {
    public:
     Buffer<T> gates, hidden, memory;
-    Buffer<int16_t> channel;
+    Buffer<int16_t> channel, group, pair;
     Buffer<int32_t> row_ptr;
   };
 
@@ -158,7 +158,7 @@ class Stack {
       for (int i = n; i < end; ++i)
         row_ptr[i - n + 1] =
             row_ptr[i - n] + take_events(counts + size_t(i) * inputs, inputs,
-                                         scratch.channel.data() + row_ptr[i - n], lost + i);
+                                         scratch.channel.data() + row_ptr[i - n], lost + i, scratch);
       step_events(n, end, scratch.channel.data(), row_ptr - n, state, outputs, scratch);
     }
   }
@@ -174,33 +174,54 @@ class Stack {
  private:
   // Neurons that share one sweep through the weights.
   static constexpr int kBlock = 48;
+  // Channels that are looked at together for spikes, and how many bytes ahead memory is asked for them.
+  static constexpr int kGroup = 8;
+  static constexpr size_t kAhead = 4096;
 
   static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
 
-  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. Most
-  // groups of channels are silent and passed over at a glance; in the others nothing branches, for which
-  // channel has a spike no processor can predict.
-  static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost) {
-    constexpr int kGroup = 16;
-    static const int32_t kSilent[kGroup] = {0};
-    int32_t found = 0;
-    int from = 0;
+  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. No processor
+  // can predict which channel has a spike, so nothing branches on it: from groups of channels to pairs to
+  // channels, each pass writes down every place and moves on from those that are not silent.
+  static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost,
+                             Scratch &scratch) {
+    int16_t *group = scratch.group.reserve(size_t(inputs) / kGroup + 1);
+    int16_t *pair = scratch.pair.reserve(size_t(inputs) / 2 + 1);
+    int groups = 0, pairs = 0, from = 0;
     for (; from + kGroup <= inputs; from += kGroup) {
-      if (std::memcmp(counts + from, kSilent, sizeof kSilent) != 0)
-        found = take_group(counts, from, from + kGroup, channel, found, lost);
+      prefetch(counts + from, kAhead);
+      uint64_t any = 0;
+      for (int i = 0; i < kGroup; i += 2) any |= two_counts(counts + from + i);
+      group[groups] = int16_t(from);
+      groups += any != 0;
     }
-    return take_group(counts, from, inputs, channel, found, lost);
-  }
-  static SURROGATE_INLINE int32_t take_group(int32_t *counts, int from, int to, int16_t *channel,
-                                             int32_t found, int64_t *lost) {
-    for (int i = from; i < to; ++i) {
-      const int32_t count = counts[i], active = count > 0;
-      channel[found] = int16_t(i);  // stays if active
-      found += active;
-      *lost += active ? count - 1 : 0;
-      counts[i] = 0;
+    for (int g = 0; g < groups; ++g)
+      for (int i = group[g]; i < group[g] + kGroup; i += 2) {
+        pair[pairs] = int16_t(i);
+        pairs += two_counts(counts + i) != 0;
+      }
+    int32_t found = 0;
+    int64_t repeats = 0;
+    for (int p = 0; p < pairs; ++p) {
+      take_count(counts, pair[p], channel, found, repeats);
+      take_count(counts, pair[p] + 1, channel, found, repeats);
     }
+    for (; from < inputs; ++from) take_count(counts, from, channel, found, repeats);
+    *lost += repeats;
     return found;
+  }
+  static SURROGATE_INLINE uint64_t two_counts(const int32_t *counts) {
+    uint64_t both;
+    std::memcpy(&both, counts, sizeof both);
+    return both;
+  }
+  static SURROGATE_INLINE void take_count(int32_t *counts, int i, int16_t *channel, int32_t &found,
+                                          int64_t &repeats) {
+    const int32_t count = counts[i], active = count > 0;
+    channel[found] = int16_t(i);  // stays if active
+    found += active;
+    repeats += active ? count - 1 : 0;
+    counts[i] = 0;
   }
 
   // `state` and `outputs` are those of the first neuron of the block.
