@@ -1,9 +1,10 @@
 """All GPU measurements in one run: ``python -m surrogate.benchmarks.gpu_suite --out FILE.json``.
 
 First every kernel is held against the float64 reference, in all 18 configurations; then come a
-training step against cuDNN in three precisions, and single bins of 1, 1000 and 2^20 neurons. Goals
-come first, the file is written anew after every row, and what fails, or has no time left, is listed
-with its reason. A configuration whose kernels disagree with the reference is not timed.
+training step against cuDNN in three precisions, single bins of 1, 1000 and 2^20 neurons, and a
+dozen trainings in one launch against one after the other. Goals come first, the file is written
+anew after every row, and what fails, or has no time left, is listed with its reason. A
+configuration whose kernels disagree with the reference is not timed.
 
 ``--dry-run`` needs no GPU: it lists the rows with the cost model's predictions.
 """
@@ -28,6 +29,7 @@ from surrogate.benchmarks.bench import PARITY_BOUNDS, bench, versions
 from surrogate.benchmarks.contenders import Contender, OurSteps, StackContender, ours
 from surrogate.benchmarks.measure import parity
 from surrogate.benchmarks.problems import Case, Problem
+from surrogate.benchmarks.together import measure as measure_together
 from surrogate.errors import SurrogateError, UsageError
 from surrogate.files import atomic_write_text
 from surrogate.kernels import StackSpec
@@ -41,6 +43,8 @@ __all__ = ["GraphSteps", "check", "run", "suite_cases"]
 
 BATCH, STEPS = 32, 1000
 NEURONS = (1, 1000, 1 << 20)
+#: Runs that train together, and their steps.
+TOGETHER, TOGETHER_STEPS = 12, 8
 #: Sequences and bins of a check; odd, so that no tile is full.
 CHECK_BATCH, CHECK_STEPS = 5, 20
 #: Training steps against cuDNN to reach, by configuration; and any six-layer LSTM 8.
@@ -150,6 +154,7 @@ def run(
     *,
     seconds: float,
     minutes: float,
+    together: Sequence[StackSpec] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Check and time ``cases``, and write ``out`` after every row.
@@ -163,6 +168,8 @@ def run(
         To time each case for, beside preparing it.
     minutes : float
         After these no further row is begun.
+    together : sequence of StackSpec
+        Configurations to train a dozen of together, on the first case's device.
     say : callable
         Called with a line of text per row.
 
@@ -171,7 +178,8 @@ def run(
     dict
         What the file holds: ``date``, ``gpu``, ``versions``, ``complete``, the ``checks`` and
         ``rows`` (those of :func:`surrogate.benchmarks.bench.bench`, and ``neuron_steps_per_s``),
-        ``machine``, and ``missing``: each row that was not measured, and why.
+        ``machine``, ``together`` (rows of :func:`surrogate.benchmarks.together.measure`), and
+        ``missing``: each row that was not measured, and why.
     """
     deadline = time.monotonic() + 60 * minutes
     found: dict[str, Any] = {
@@ -181,6 +189,7 @@ def run(
         "complete": False,
         "checks": [],
         "rows": [],
+        "together": [],
         "missing": [],
     }
 
@@ -208,6 +217,9 @@ def run(
         for make in ways:
             label = f"{case.config} {case.mode} {case.batch}"
             attempt(label, partial(_time_row, found, case, make, seconds))
+    for spec in together:
+        label = f"{Case(spec, 'train', 1).config} together"
+        attempt(label, partial(_together_row, found, spec, cases[0].device))
     found["complete"] = not found["missing"]
     _write(out, found)
     return found
@@ -236,6 +248,15 @@ def _time_row(
             row["neuron_steps_per_s"] = case.batch / row["p50"]
     found["rows"] += measured["rows"]
     return ", ".join(_told(row) for row in measured["rows"])
+
+
+def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
+    hidden = "-".join(map(str, spec.hidden_sizes))
+    row = measure_together(spec.arch, hidden, TOGETHER, TOGETHER_STEPS, device)
+    found["together"].append(row)
+    if row["ratio"] is None:
+        return f"losses disagree ({row['parity']:.1e})"
+    return f"{TOGETHER} runs, {row['ratio']:.2f} x one after the other"
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -283,7 +304,8 @@ def main(
             raise UsageError("no place for the results: give --out FILE.json, or --dry-run")
         if not torch.cuda.is_available():
             raise UsageError("torch finds no CUDA GPU here; --dry-run lists the rows without one")
-        found = run(cases, out, seconds=seconds, minutes=minutes, say=click.echo)
+        specs = [case.spec for case in cases if case.mode == "train"]
+        found = run(cases, out, seconds=seconds, minutes=minutes, together=specs, say=click.echo)
     except SurrogateError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_code) from error

@@ -138,7 +138,7 @@ def plan_json(
         {
             "hash": row.experiment.hash,
             **row.experiment.axes(),
-            "parameters": row.experiment.parameter_count(n_inputs),
+            "parameters": row.experiment.spec(n_inputs).parameter_count,
             "status": row.status,
             "estimated_seconds": round(costs[row.experiment.hash], 1),
         }

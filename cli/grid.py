@@ -110,6 +110,12 @@ of what only a run knows, and all together jobs, estimated_hours and disk_bytes.
     help="Worker processes here, or a Dask cluster.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Local workers [default: one per core].")
+@click.option(
+    "--together",
+    type=click.IntRange(min=1),
+    help="Experiments of one configuration that a local worker trains together "
+    "[default: 12 on a GPU, where they share every launch; 1 on a CPU].",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is.]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler.")
 @click.option(
@@ -253,16 +259,19 @@ def _engine(
 
     data = None if dataset.is_sample else str(dataset.path)
     if options["engine"] == "local":
-        from surrogate.grid.local import LocalEngine, devices
+        from surrogate.grid.local import TOGETHER_ON_A_GPU, LocalEngine, devices
 
         for name in ("scheduler", "cluster", "ship_data"):
             if options[name]:
                 raise UsageError(f"--{name.replace('_', '-')} needs --engine dask")
-        return LocalEngine(folder.path, data, devices(options["device"], options["jobs"]))
+        workers = devices(options["device"], options["jobs"])
+        together = options["together"] or (1 if workers[0] == "cpu" else TOGETHER_ON_A_GPU)
+        return LocalEngine(folder.path, data, workers, together)
     from surrogate.grid.cluster import DaskEngine, connect, connect_slurm
 
-    if options["jobs"]:
-        raise UsageError("--jobs is of the local engine; a Dask cluster has its own workers")
+    for name in ("jobs", "together"):
+        if options[name]:
+            raise UsageError(f"--{name} is of the local engine; a Dask cluster has its own workers")
     slurm = read_grid_file(options["cluster"]).get("slurm") if options["cluster"] else None
     slurm = slurm or table.get("slurm")
     if options["scheduler"]:

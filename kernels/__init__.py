@@ -1,7 +1,7 @@
 """The recurrent stacks: one specification, and the providers that compute it fast."""
 
 from surrogate.kernels.events import SpikeEvents
-from surrogate.kernels.run import PROVIDERS, default_provider, run_stack
+from surrogate.kernels.run import PROVIDERS, default_provider, run_models, run_stack
 from surrogate.kernels.spec import ARCHITECTURES, StackSpec
 from surrogate.kernels.stepper import Stepper
 
@@ -12,5 +12,6 @@ __all__ = [
     "StackSpec",
     "Stepper",
     "default_provider",
+    "run_models",
     "run_stack",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +107,26 @@ class SpikeEvents:
         )
         row_ptr[1:] = counts[keep].cumsum(0)
         return SpikeEvents(self.channel[keep[self.rows()]], row_ptr, self.batch, stop - start)
+
+    def slice_batch(self, first: int, count: int) -> SpikeEvents:
+        """``count`` sequences from ``first`` on."""
+        pointers = self.row_ptr[first * self.steps : (first + count) * self.steps + 1]
+        start, stop = int(pointers[0]), int(pointers[-1])
+        return SpikeEvents(self.channel[start:stop], pointers - pointers[0], count, self.steps)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[SpikeEvents]) -> SpikeEvents:
+        """The sequences of ``parts``, which are of one length, one after the other."""
+        pieces, total = [parts[0].row_ptr[:1]], 0
+        for part in parts:
+            pieces.append(part.row_ptr[1:] + total)
+            total += part.channel.numel()
+        return cls(
+            torch.cat([part.channel for part in parts]),
+            torch.cat(pieces),
+            sum(part.batch for part in parts),
+            parts[0].steps,
+        )
 
     def to_dense(self, input_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Zeros and ones [batch, steps, input_size]. For tests and the reference only.

@@ -16,7 +16,7 @@ from surrogate.kernels.reference import run_stack_reference
 from surrogate.kernels.spec import StackSpec
 from surrogate.kernels.torch_stack import run_stack_torch
 
-__all__ = ["PROVIDERS", "default_provider", "run_stack"]
+__all__ = ["PROVIDERS", "default_provider", "run_models", "run_stack"]
 
 Provider = Callable[[StackSpec, Mapping[str, Tensor], SpikeEvents, Tensor], tuple[Tensor, Tensor]]
 
@@ -108,3 +108,61 @@ def run_stack(
     if name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
     return PROVIDERS[name](spec, weights, events, state)
+
+
+def run_models(
+    spec: StackSpec,
+    weights: Mapping[str, Tensor],
+    events: SpikeEvents,
+    state: Tensor,
+    provider: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run M models of one configuration over spike events, differentiably.
+
+    On a GPU they share every launch. On a CPU they run one after the other, for they would gain
+    nothing. Either way each gives what :func:`run_stack` gives.
+
+    Parameters
+    ----------
+    spec : StackSpec
+    weights : mapping of str to Tensor [M, ...]
+        By the canonical names of :meth:`StackSpec.parameter_shapes`, a model axis first.
+    events : SpikeEvents
+        B sequences that all models share, or M * B, those of model m from m * B on.
+    state : Tensor [M, B, spec.state_size]
+        State before the first bin.
+    provider : str, optional
+        As for :func:`run_stack`.
+
+    Returns
+    -------
+    outputs : Tensor [M, B, steps, 2]
+        Spike logit, and the voltage before scale and offset.
+    state : Tensor [M, B, spec.state_size]
+        State after the last bin.
+
+    Raises
+    ------
+    ValueError
+        If ``events`` hold another number of sequences, or for what :func:`run_stack` refuses.
+    """
+    models, batch, _ = state.shape
+    if events.batch not in (batch, models * batch):
+        raise ValueError(
+            f"events hold {events.batch} sequences, expected {batch} for all {models} models or "
+            f"{models * batch}, {batch} for each"
+        )
+    if (provider or default_provider(state.device, state.dtype)) == "triton":
+        return triton.run_models_triton(spec, weights, events, state)
+    results = [
+        run_stack(
+            spec,
+            {name: value[model] for name, value in weights.items()},
+            events if events.batch == batch else events.slice_batch(model * batch, batch),
+            state[model],
+            provider,
+        )
+        for model in range(models)
+    ]
+    outputs, final = zip(*results, strict=True)
+    return torch.stack(outputs), torch.stack(final)

@@ -15,7 +15,6 @@ from surrogate.prediction import (
     Progress,
     predict_dataset,
     predict_events,
-    run_without_gradients,
 )
 from surrogate.protocols import PROTOCOLS, Outputs, run_protocol
 from surrogate.scores import (
@@ -28,7 +27,6 @@ from surrogate.scores import (
     voltage_scores,
 )
 from surrogate.spike_rule import SpikeRule, match_output_rate
-from surrogate.stack import RecurrentStack
 from surrogate.windows import Batch
 
 if TYPE_CHECKING:
@@ -87,12 +85,15 @@ def choose_rule(
     return match_output_rate(logits, spikes, refractory_ms, chosen_by)
 
 
-def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any]:
-    """The scores that training follows, on a batch of windows from a zero state.
+def judge(
+    logits: NDArray[np.float32], voltage: NDArray[np.float32], batch: Batch, burn_in_ms: int
+) -> dict[str, Any]:
+    """The scores that training follows, of outputs on a batch of windows.
 
     Parameters
     ----------
-    stack : RecurrentStack
+    logits, voltage : float32 [B, T]
+        What a stack gave on ``batch`` from a zero state; voltage in mV.
     batch : Batch
     burn_in_ms : int
         Bins at each window's start that do not count.
@@ -105,8 +106,6 @@ def judge(stack: RecurrentStack, batch: Batch, burn_in_ms: int) -> dict[str, Any
         exist, for want of spikes or because outputs are not finite, is None.
     """
     names = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
-    # In one piece: a training step on such a batch takes more memory.
-    logits, voltage, _ = run_without_gradients(stack, batch.events, None)
     logits, voltage = logits[:, burn_in_ms:], voltage[:, burn_in_ms:]
     if not (np.isfinite(logits).all() and np.isfinite(voltage).all()):
         return dict.fromkeys((*names, "spread"))

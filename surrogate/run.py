@@ -43,7 +43,10 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
     """
     folder, dataset = trainer.folder, trainer.dataset
     stack = trainer.best_stack()
-    outputs = run_protocol(stack, dataset, trainer.valid_trials, labels=trainer.config.labels)
+    outputs = run_protocol(
+        stack.to(trainer.device), dataset, trainer.valid_trials, labels=trainer.config.labels
+    )
+    stack.cpu()
     card = _card(trainer)
     if outputs.spikes.any():
         chosen_by = f"output rate of the valid trials of {dataset.digest[:12]}"

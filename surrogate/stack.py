@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError
-from surrogate.kernels import SpikeEvents, StackSpec, Stepper, default_provider, run_stack
+from surrogate.kernels import (
+    SpikeEvents,
+    StackSpec,
+    Stepper,
+    default_provider,
+    run_models,
+    run_stack,
+)
 
-__all__ = ["BEST_HIDDEN_SIZES", "RecurrentStack", "parse_hidden_sizes"]
+__all__ = ["BEST_HIDDEN_SIZES", "RecurrentStack", "parse_hidden_sizes", "run_stacks"]
 
 #: The best size of each architecture in the blog's grid; its GRU sizes are unpublished.
 BEST_HIDDEN_SIZES = {"rnn": (32, 16, 2), "gru": (256, 64, 2), "lstm": (256, 64, 2)}
@@ -178,3 +185,37 @@ class RecurrentStack(nn.Module):
             f"{spec.arch} {'-'.join(map(str, spec.hidden_sizes))}, head={spec.head}, "
             f"{spec.parameter_count:,} parameters"
         )
+
+
+def run_stacks(
+    stacks: Sequence[RecurrentStack], events: SpikeEvents, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Run M stacks of one spec from zero states, on a GPU in one launch.
+
+    Parameters
+    ----------
+    stacks : sequence of RecurrentStack
+        On one device.
+    events : SpikeEvents
+        ``batch`` sequences that all stacks share, or M * batch, those of stack m from m * batch on.
+    batch : int
+        Sequences of a stack.
+
+    Returns
+    -------
+    logits : Tensor [M, batch, T]
+    voltage : Tensor [M, batch, T]
+        Soma voltage, mV.
+    """
+    first = stacks[0]
+    if len(stacks) == 1:
+        logits, voltage, _ = first(events)
+        return logits[None], voltage[None]
+    weights = {
+        name: torch.stack([stack.get_parameter(name) for stack in stacks])
+        for name in first.spec.parameter_shapes()
+    }
+    state = torch.stack([stack.initial_state(batch) for stack in stacks])
+    outputs, _ = run_models(first.spec, weights, events, state, first.provider)
+    voltage = outputs[..., 1] * first.spec.voltage_scale + first.spec.voltage_offset
+    return outputs[..., 0], voltage

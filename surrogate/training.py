@@ -7,15 +7,14 @@ import math
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.datasets import Dataset
@@ -27,6 +26,7 @@ from surrogate.recipe import Recipe
 from surrogate.run_folder import RunConfig, RunFolder
 from surrogate.selection import Selection
 from surrogate.stack import RecurrentStack
+from surrogate.training_loop import train_together
 from surrogate.windows import (
     Batch,
     jitter_events,
@@ -35,7 +35,7 @@ from surrogate.windows import (
     read_batch,
 )
 
-__all__ = ["Interrupted", "Progress", "Trainer", "loss_terms", "stop_on_signals"]
+__all__ = ["Interrupted", "Progress", "Reading", "Trainer", "loss_terms", "stop_on_signals"]
 
 #: Share of an epoch's time that running the judged windows may take. With the scoring, which small
 #: networks feel, judging stays within 5 %.
@@ -67,6 +67,22 @@ class Progress:
     epoch: int
     loss: float
     entry: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a step needs of the data.
+
+    Attributes
+    ----------
+    batch : Batch
+        Its events as the network will see them.
+    rates_hz : dict of str to (float, float)
+        Lowest and highest mean input rate per synapse among its windows, by kind of synapse.
+    """
+
+    batch: Batch
+    rates_hz: dict[str, tuple[float, float]]
 
 
 def loss_terms(
@@ -144,9 +160,9 @@ class Trainer:
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
         # What is judged and kept: the running average of the weights.
-        self._averaged = RecurrentStack.from_spec(self.stack.spec).to(device)
-        self._averaged.load_state_dict(self.stack.state_dict())
-        self.average = self._averaged.state_dict()
+        self.averaged = RecurrentStack.from_spec(self.stack.spec).to(device)
+        self.averaged.load_state_dict(self.stack.state_dict())
+        self._average = self.averaged.state_dict()
         self.optimizer = torch.optim.AdamW(
             self.stack.parameters(),
             lr=recipe.learning_rate,
@@ -183,7 +199,7 @@ class Trainer:
         if state is not None:
             self.stack.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self._averaged.load_state_dict(state["average"])
+            self.averaged.load_state_dict(state["average"])
             self.selection.load_state(state["selection"])
             self.step, self.history = state["step"], state["history"]
             self.failure, self.seconds = state["failure"], state["seconds"]
@@ -191,12 +207,13 @@ class Trainer:
             self.folder.write_metrics(self.history)
         return note
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, and the metrics of the epochs so far."""
         self.folder.save_checkpoint(
             {
                 "weights": self.stack.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "average": self.average,
+                "average": self._average,
                 "selection": self.selection.state(),
                 "step": self.step,
                 "history": self.history,
@@ -228,82 +245,54 @@ class Trainer:
         Interrupted
             On SIGINT, SIGTERM or ``stop``, after saving a checkpoint.
         """
-        recipe = self.config.recipe
         stop = stop or threading.Event()
-        with stop_on_signals(stop), ThreadPoolExecutor(1) as reader:
-            upcoming = None if self.done else reader.submit(self._read, self.step)
-            while upcoming is not None and not self.done:
-                began = time.monotonic()
-                batch = upcoming.result()
-                if self.step + 1 < recipe.steps:
-                    upcoming = reader.submit(self._read, self.step + 1)
-                loss = self._take_step(batch)
-                entry = None
-                if self.failure is None and self.step % recipe.steps_per_epoch == 0:
-                    entry = self._end_epoch()
-                self.seconds += time.monotonic() - began
-                if entry is not None or self.failure is not None:
-                    self._save()
-                report(Progress(self.step, recipe.steps, len(self.history), loss, entry))
-                if stop.is_set() and not self.done:
-                    self._save()
+        with stop_on_signals(stop):
+            for _ in train_together(
+                [self], lambda _, progress: report(progress), lambda _: stop.is_set()
+            ):
+                if not self.done:
                     raise Interrupted(
-                        f"stopped after step {self.step} of {recipe.steps}, everything is saved; "
-                        "continue with: surrogate train --resume "
+                        f"stopped after step {self.step} of {self.config.recipe.steps}, everything "
+                        "is saved; continue with: surrogate train --resume "
                         f"{shlex.quote(str(self.folder.path))}"
                     )
 
-    def _read(self, step: int) -> tuple[Batch, SpikeEvents]:
-        """The batch of ``step``, and its events as the network will see them."""
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What runs that train together must have in common."""
+        recipe = self.config.recipe
+        sizes = (recipe.batch_size, recipe.window_ms, recipe.steps_per_epoch)
+        return (self.stack.spec, self.device, self.config.data_digest, *sizes)
+
+    def reading_key(self, step: int) -> tuple[object, ...]:
+        """What decides the batch of ``step``: equal keys mean equal batches."""
+        recipe = self.config.recipe
+        drawn = (recipe.window_rule, recipe.window_ms, recipe.epochs * recipe.windows_per_epoch)
+        varied = (recipe.event_drop, recipe.segment_jitter)
+        return (step, self.config.seed, self.config.labels, recipe.batch_size, *drawn, *varied)
+
+    def read(self, step: int) -> Reading:
+        """The batch of ``step``."""
         recipe = self.config.recipe
         first = step * recipe.batch_size
         batch = read_batch(self.dataset, self.plan, first, recipe.batch_size, self.config.labels)
-        if not (recipe.event_drop or recipe.segment_jitter):
-            return batch, batch.events
-        # A generator of its own for each step, so that a resumed run draws the same.
-        rng = np.random.default_rng([self.config.seed, 1, step])
-        excitatory = self.dataset.n_excitatory
-        groups = (excitatory, self.dataset.n_inputs - excitatory)
-        return batch, jitter_events(
-            batch.events, rng, recipe.event_drop, recipe.segment_jitter, groups
-        )
+        rates = self._input_rates(batch.events)
+        if recipe.event_drop or recipe.segment_jitter:
+            # A generator of its own for each step, so that a resumed run draws the same.
+            rng = np.random.default_rng([self.config.seed, 1, step])
+            excitatory = self.dataset.n_excitatory
+            groups = (excitatory, self.dataset.n_inputs - excitatory)
+            seen = jitter_events(
+                batch.events, rng, recipe.event_drop, recipe.segment_jitter, groups
+            )
+            batch = Batch(seen, batch.spikes, batch.voltage)
+        return Reading(batch, rates)
 
-    def _take_step(self, read: tuple[Batch, SpikeEvents]) -> float:
-        """One optimiser step; returns its loss."""
-        recipe = self.config.recipe
-        batch, seen = read
-        self._note_input_rates(batch.events)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(self.step)
-        logits, voltage, _ = self.stack(seen.to(self.device))
-        targets = Batch(batch.events, batch.spikes.to(self.device), batch.voltage.to(self.device))
-        spike_loss, voltage_loss = loss_terms(recipe, targets, logits, voltage)
-        loss = spike_loss + voltage_loss
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.stack.parameters(), recipe.gradient_clip)
-        value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
-            self.failure = f"loss or gradient not finite at step {self.step + 1}"
-            return value
-        self.optimizer.step()
-        self.step += 1
-        self._sums[0] += spike_loss.item()
-        self._sums[1] += voltage_loss.item()
-        self._average_weights()
-        return value
-
-    def _average_weights(self) -> None:
-        # The average starts short, or it would remember the random initial weights.
-        decay = min(self.config.recipe.weight_average, self.step / (self.step + 10))
-        for name, value in self.stack.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
-
-    def _note_input_rates(self, events: SpikeEvents) -> None:
-        """Widen the range of mean input rates seen, in Hz per synapse."""
+    def _input_rates(self, events: SpikeEvents) -> dict[str, tuple[float, float]]:
         excitatory = self.dataset.n_excitatory
         window = events.rows() // events.steps
         is_excitatory = events.channel < excitatory
+        found = {}
         for name, mask, synapses in (
             ("excitatory", is_excitatory, excitatory),
             ("inhibitory", ~is_excitatory, self.dataset.n_inputs - excitatory),
@@ -311,16 +300,64 @@ class Trainer:
             if synapses:
                 counts = torch.bincount(window[mask], minlength=events.batch)
                 rates = counts / (synapses * events.steps * self.dataset.dt_ms / 1000)
-                low, high = self.input_rate_hz.get(name, (math.inf, 0.0))
-                self.input_rate_hz[name] = [
-                    min(low, float(rates.min())),
-                    max(high, float(rates.max())),
-                ]
+                found[name] = float(rates.min()), float(rates.max())
+        return found
 
-    def _end_epoch(self) -> dict[str, Any]:
-        """Judge the weights, keep them if they are the best, and note the epoch."""
+    def prepare_step(self, reading: Reading) -> None:
+        """Note the input rates of the step's batch, set its learning rate, drop old gradients."""
+        for name, (lowest, highest) in reading.rates_hz.items():
+            low, high = self.input_rate_hz.get(name, (math.inf, 0.0))
+            self.input_rate_hz[name] = [min(low, lowest), max(high, highest)]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.recipe.learning_rate_at(self.step)
+        self.optimizer.zero_grad()
+
+    def losses(self, batch: Batch, logits: Tensor, voltage: Tensor) -> tuple[Tensor, Tensor]:
+        """:func:`loss_terms` with this run's recipe."""
+        return loss_terms(self.config.recipe, batch, logits, voltage)
+
+    def learn(self, spike_loss: Tensor, voltage_loss: Tensor) -> float:
+        """Change the weights by their gradients; returns the step's loss."""
+        parts = spike_loss.item(), voltage_loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.stack.parameters(), self.config.recipe.gradient_clip
+        )
+        value = (spike_loss + voltage_loss).item()
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
+            self.failure = f"loss or gradient not finite at step {self.step + 1}"
+            return value
+        self.optimizer.step()
+        self.step += 1
+        for index, part in enumerate(parts):
+            self._sums[index] += part
+        self._average_weights()
+        return value
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last step was an epoch's last, and the epoch has not been judged."""
+        ended = self.step // self.config.recipe.steps_per_epoch
+        return self.failure is None and ended > len(self.history)
+
+    def finish_step(self, seconds: float, loss: float, judged: bool) -> Progress:
+        """Count the time of a step, and save if it ended an epoch or the run."""
+        self.seconds += seconds
+        if judged or self.failure is not None:
+            self.save()
+        entry = self.history[-1] if judged else None
+        return Progress(self.step, self.config.recipe.steps, len(self.history), loss, entry)
+
+    def _average_weights(self) -> None:
+        # The average starts short, or it would remember the random initial weights.
+        decay = min(self.config.recipe.weight_average, self.step / (self.step + 10))
+        for name, value in self.stack.state_dict().items():
+            self._average[name].lerp_(value, 1 - decay)
+
+    def end_epoch(self, logits: NDArray[np.float32], voltage: NDArray[np.float32]) -> None:
+        """Judge :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
+        weights if they are the best so far."""
         recipe = self.config.recipe
-        scores = judge(self._averaged, self.judged, self.judged_burn_in_ms)
+        scores = judge(logits, voltage, self.judged, self.judged_burn_in_ms)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {
@@ -336,9 +373,8 @@ class Trainer:
             self.failure = f"outputs not finite after epoch {entry['epoch']}"
             entry["kept"] = False
         else:
-            entry["kept"] = self.selection.offer(entry, self.average)
+            entry["kept"] = self.selection.offer(entry, self._average)
         self.history.append(entry)
-        return entry
 
     def best_stack(self) -> RecurrentStack:
         """The stack with the weights of the epoch kept.

@@ -50,6 +50,10 @@ class Batch:
     spikes: Tensor
     voltage: Tensor
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on ``device``."""
+        return Batch(self.events.to(device), self.spikes.to(device), self.voltage.to(device))
+
 
 def plan_windows(
     rule: str,

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,15 @@ def small_grid(folder: Path, data: Path, **changes: Any) -> tuple[GridFolder, Le
 
 def take(place: GridFolder, name: str, data: Path, stop: threading.Event | None = None) -> Outcome:
     """Run one experiment in this process."""
-    return take_up(str(place.path), name, str(data), "cpu", stop or threading.Event())
+    (outcome,) = take_together(place, [name], data, stop)
+    return outcome
+
+
+def take_together(
+    place: GridFolder, names: Sequence[str], data: Path, stop: threading.Event | None = None
+) -> list[Outcome]:
+    """Run experiments of one configuration in one task, in this process."""
+    return take_up(str(place.path), names, str(data), "cpu", stop or threading.Event())
 
 
 def weights(place: GridFolder, name: str) -> dict[str, np.ndarray]:
@@ -85,30 +93,36 @@ def starts(place: GridFolder, name: str) -> list[dict[str, Any]]:
 
 
 class InlineEngine:
-    """An engine with one slot that runs experiments in :meth:`wait`, or does what it is told."""
+    """An engine of one worker that runs its tasks in :meth:`wait`, or does what it is told.
 
-    slots = 1
+    ``instead`` holds what happens to a task with that experiment in it.
+    """
 
-    def __init__(self, place: GridFolder, data: Path) -> None:
+    def __init__(self, place: GridFolder, data: Path, together: int = 1) -> None:
         self.place, self.data = place, data
-        self.submitted: list[str] = []
+        self.together = self.slots = together
+        self.tasks: list[list[str]] = []
         self.instead: dict[str, Callable[[], Outcome]] = {}
         self.closed = False
-        self._waiting: list[str] = []
+        self._waiting: list[list[str]] = []
+
+    @property
+    def submitted(self) -> list[str]:
+        return [name for names in self.tasks for name in names]
 
     @property
     def free(self) -> int:
         return 1 - len(self._waiting)
 
-    def submit(self, name: str) -> None:
-        self.submitted.append(name)
-        self._waiting.append(name)
+    def submit(self, names: Sequence[str]) -> None:
+        self.tasks.append(list(names))
+        self._waiting.append(list(names))
 
     def wait(self, seconds: float) -> list[Outcome]:
-        ended = [
-            self.instead[name]() if name in self.instead else take(self.place, name, self.data)
-            for name in self._waiting
-        ]
+        ended: list[Outcome] = []
+        for names in self._waiting:
+            told = [self.instead[name]() for name in names if name in self.instead]
+            ended += told or take_together(self.place, names, self.data)
         self._waiting = []
         return ended
 

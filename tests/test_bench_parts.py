@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from surrogate.benchmarks import together
 from surrogate.benchmarks.contenders import Contender, ours
 from surrogate.benchmarks.floor import floor_seconds, work
 from surrogate.benchmarks.measure import Peak, measure, parity, peak, quantiles
@@ -195,3 +196,13 @@ def test_every_torch_variant_is_tried_in_a_step() -> None:
     problem = Problem.draw(Case(StackSpec("rnn", (3, 2), 5), "step", 1))
     variants = {make().variant for make in candidates("torch.nn", problem)}
     assert len(variants) == len(STEP_VARIANTS) == 4
+
+
+def test_runs_together_are_timed_only_where_their_losses_agree(monkeypatch) -> None:
+    given = ("rnn", "8-2", 3, 4, "cpu")
+    changes = {"batch_size": 2, "window_ms": 50}
+    row = together.measure(*given, **changes)
+    assert row["parity"] == 0
+    assert row["ratio"] == row["alone_p50"] / row["together_p50"] > 0
+    monkeypatch.setattr(together, "PARITY_BOUND", -1.0)
+    assert together.measure(*given, **changes)["ratio"] is None

@@ -206,8 +206,8 @@ def _whole_trials(data, trials) -> Batch:
 def test_judge_scores_windows_after_their_burn_in(toy_data, stack, burn_in_ms) -> None:
     with datasets.open(toy_data) as data:
         trials = data.trial_indices("valid")
-        scores = judge(stack, _whole_trials(data, trials), burn_in_ms)
         logits, voltage = predict_dataset(stack, data, trials)
+        scores = judge(logits, voltage, _whole_trials(data, trials), burn_in_ms)
         starts = np.full(len(trials), burn_in_ms)
         steps = 400 - burn_in_ms
         expected = spike_scores(logits[:, burn_in_ms:], data.spikes(trials, starts, steps))
@@ -221,7 +221,8 @@ def test_outputs_that_are_not_finite_have_no_scores(toy_data, stack) -> None:
     with torch.no_grad():
         stack.head.bias[0] = torch.nan
     with datasets.open(toy_data) as data:
-        assert set(judge(stack, _whole_trials(data, [0]), 0).values()) == {None}
+        outputs = predict_dataset(stack, data, [0])
+        assert set(judge(*outputs, _whole_trials(data, [0]), 0).values()) == {None}
         with pytest.raises(DataError, match="not finite"):
             evaluate(Model(stack, ModelCard.for_spec(stack.spec)), data, "test")
 

@@ -114,7 +114,7 @@ def killing(source, target):
             os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = killing
-take_up(sys.argv[1], sys.argv[2], sys.argv[3], "cpu", threading.Event())
+take_up(sys.argv[1], [sys.argv[2]], sys.argv[3], "cpu", threading.Event())
 """
 
 

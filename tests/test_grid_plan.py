@@ -36,7 +36,7 @@ def test_without_options_the_grid_is_the_blogs() -> None:
     assert {one.class_weight for one in experiments} == {None, 5.0, 20.0}
     assert {one.recipe.pos_weight for one in experiments} == {1.0, 5.0, 20.0}
     assert {one.recipe.epochs for one in experiments} == {200}
-    sizes = {one.configuration: one.parameter_count(1278) for one in experiments}
+    sizes = {one.configuration: one.spec(1278).parameter_count for one in experiments}
     assert len(sizes) == 18
     assert sizes["rnn 32-16-2"] == 42_824
     assert sizes["lstm 256-64-2"] == 1_655_840

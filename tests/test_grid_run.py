@@ -64,7 +64,7 @@ def test_a_finished_experiment_says_what_it_was_and_what_it_found(finished, toy_
         assert done["hash"] == name
         assert done["experiment"] == row.experiment.axes()
         assert done["experiment"]["class_weight"] is None
-        assert done["parameters"] == row.experiment.parameter_count(20)
+        assert done["parameters"] == row.experiment.spec(20).parameter_count
         assert done["windows"] == 3 * 8
         assert done["provider"] == surrogate.kernels.default_provider("cpu")
         assert done["seconds"] > 0
@@ -186,10 +186,10 @@ def test_a_loss_that_is_not_finite_is_unstable_not_failed(toy_data, tmp_path, mo
 
 
 class _Poisoned(task.Trainer):
-    def run(self, report, stop=None) -> None:
+    def prepare_step(self, reading) -> None:
         for parameter in self.stack.parameters():
             parameter.data.fill_(float("nan"))
-        super().run(report, stop)
+        super().prepare_step(reading)
 
 
 def test_an_experiment_whose_workers_keep_dying_fails_alone(toy_data, tmp_path) -> None:

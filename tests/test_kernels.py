@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, cpu, run, run_stack
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, cpu, run, run_models, run_stack
 
 ARCHITECTURES = ("rnn", "gru", "lstm")
 built = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
@@ -259,3 +259,42 @@ def test_triton_kernels_asked_for_where_they_cannot_run_say_why() -> None:
     weights, events, _ = _problem(spec, 2, 5)
     with pytest.raises(ValueError, match="the Triton kernels cannot run this stack"):
         run_stack(spec, weights, events, provider="triton")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("provider", EVERY)
+def test_models_give_what_each_gives_alone(provider, arch, shared) -> None:
+    spec = StackSpec(
+        arch, (5, 3, 2), input_size=31, head="linear" if arch == "gru" else "recurrent"
+    )
+    problems = [_problem(spec, 3, steps) for steps in (7, 8)]
+    events = [problem[1].slice_steps(0, 7) for problem in problems]
+    weights = {
+        name: torch.stack([given[name] for given, *_ in problems])
+        for name in spec.parameter_shapes()
+    }
+    state = torch.stack([problem[2] for problem in problems])
+    seen = events[0] if shared else SpikeEvents.concatenate(events)
+    outputs, final = run_models(spec, weights, seen, state, provider)
+    generator = torch.Generator().manual_seed(7)
+    upstream = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
+    leaves = [value for given, _, start in problems for value in (*given.values(), start)]
+    ours = torch.autograd.grad((outputs * upstream).sum() + final.sum(), leaves)
+    exact = []
+    for model, (given, _, start) in enumerate(problems):
+        own = events[0 if shared else model]
+        single, last = run_stack(spec, given, own, start, provider)
+        assert torch.equal(outputs[model], single)
+        assert torch.equal(final[model], last)
+        loss = (single * upstream[model]).sum() + last.sum()
+        exact += torch.autograd.grad(loss, (*given.values(), start))
+    assert all(torch.equal(a, b) for a, b in zip(ours, exact, strict=True))
+
+
+def test_events_of_another_number_of_sequences_are_refused() -> None:
+    spec = StackSpec("rnn", (3, 2), 5)
+    weights = {name: torch.zeros(2, *shape) for name, shape in spec.parameter_shapes().items()}
+    events = SpikeEvents.from_dense(torch.zeros(3, 1, 5))
+    with pytest.raises(ValueError, match="3 sequences, expected 2 for all 2 models or 4"):
+        run_models(spec, weights, events, torch.zeros(2, 2, spec.state_size))

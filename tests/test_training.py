@@ -217,7 +217,7 @@ def test_outputs_that_are_not_finite_after_an_epoch_fail_the_run(toy_data, tmp_p
 
     def poison(progress) -> None:
         if progress.step == 3:  # what is judged at the end of the epoch, not what is trained
-            trainer.average["head.bias"].fill_(float("nan"))
+            trainer.averaged.head.bias.data.fill_(float("nan"))
 
     trainer.run(poison)
     assert trainer.failure == "outputs not finite after epoch 2"
@@ -299,14 +299,14 @@ def test_recipes_are_immutable() -> None:
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(toy_data, tmp_path) -> None:
     folder = tmp_path / "run"
     trainer = _trainer(toy_data, folder, _recipe())
-    trainer._save()
+    trainer.save()
     before = (folder / "checkpoint.pt").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
         with pytest.raises(DataError, match=r"checkpoint.pt: "):
-            trainer._save()
+            trainer.save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

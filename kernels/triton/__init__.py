@@ -13,7 +13,7 @@ from torch import Tensor
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
 
-__all__ = ["available", "run_stack_triton", "usable"]
+__all__ = ["available", "run_models_triton", "run_stack_triton", "usable"]
 
 MINIMUM_TRITON = "3.6"
 MINIMUM_CAPABILITY = (8, 0)
@@ -65,6 +65,16 @@ def usable(device: torch.device | str, dtype: torch.dtype = torch.float32) -> bo
     )
 
 
+def _check(weights: Mapping[str, Tensor]) -> None:
+    first = weights["layers.0.weight_ih_l0"]
+    if not usable(first.device, first.dtype):
+        reason = available() or (
+            "they take float32 on a GPU of compute capability 8.0 or more, "
+            f"not {first.dtype} on {first.device}"
+        )
+        raise ValueError(f"the Triton kernels cannot run this stack: {reason}")
+
+
 def run_stack_triton(
     spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -75,13 +85,23 @@ def run_stack_triton(
     ValueError
         If the kernels cannot run on the weights' device or in their dtype.
     """
-    first = weights["layers.0.weight_ih_l0"]
-    if not usable(first.device, first.dtype):
-        reason = available() or (
-            "they take float32 on a GPU of compute capability 8.0 or more, "
-            f"not {first.dtype} on {first.device}"
-        )
-        raise ValueError(f"the Triton kernels cannot run this stack: {reason}")
+    _check(weights)
     from surrogate.kernels.triton.provider import run_stack_triton as run
+
+    return run(spec, weights, events, state)
+
+
+def run_models_triton(
+    spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run M models in one launch; see :func:`surrogate.kernels.run_models`.
+
+    Raises
+    ------
+    ValueError
+        If the kernels cannot run on the weights' device or in their dtype.
+    """
+    _check(weights)
+    from surrogate.kernels.triton.provider import run_models_triton as run
 
     return run(spec, weights, events, state)

@@ -125,6 +125,17 @@ class StackLayout:
         between = sum(a * b for a, b in zip(self.blocks, self.blocks[1:], strict=False))
         return self.gates * (own + between)
 
+    def training_bytes(self, batch: int, steps: int) -> int:
+        """Memory that one model's forward and backward pass takes in float32, weights left out.
+
+        What is kept for the way back, its gradients, the first layer's input, and the copies that
+        the products of the widest layer take.
+        """
+        kept = self.width * (1 + (self.arch == "lstm") + 2 * self.slots)
+        copied = (self.gates + 1) * max(self.widths)
+        rows = (steps + len(self.sizes)) * batch
+        return 4 * rows * (kept + self.gates * self.widths[0] + copied)
+
     def columns(self, layer: int) -> slice:
         """Where a layer's units lie in ``hidden`` and ``memory``."""
         first = self.offsets[layer]

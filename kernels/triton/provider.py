@@ -161,36 +161,7 @@ _recurrent_stack.register_autograd(_backward, setup_context=_setup_context)
 def run_models_triton(
     spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run M models of one configuration over events in one launch, differentiably.
-
-    Parameters
-    ----------
-    spec : StackSpec
-    weights : mapping of str to Tensor [M, ...]
-        By the canonical names of :meth:`StackSpec.parameter_shapes`, a model axis first.
-    events : SpikeEvents
-        B sequences that all models share, or M * B sequences, those of model m from m * B on.
-    state : Tensor [M, B, spec.state_size]
-        State before the first bin.
-
-    Returns
-    -------
-    outputs : Tensor [M, B, steps, 2]
-        Spike logit, and the voltage before scale and offset.
-    state : Tensor [M, B, spec.state_size]
-        State after the last bin.
-
-    Raises
-    ------
-    ValueError
-        If ``events`` hold neither B nor M * B sequences.
-    """
-    models, batch, _ = state.shape
-    if events.batch not in (batch, models * batch):
-        raise ValueError(
-            f"events hold {events.batch} sequences, expected {batch} for all {models} models or "
-            f"{models * batch}, {batch} for each"
-        )
+    """Run M models in one launch; see :func:`surrogate.kernels.run_models`."""
     names = [name for name in spec.parameter_shapes() if name.startswith("layers.")]
     tensors = [weights[name].contiguous() for name in names]
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, state))

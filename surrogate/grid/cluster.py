@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,8 @@ class DaskEngine:
             client.upload_file(self._data, load=False)
             self._data = Path(self._data).name
 
+    together = 1
+
     @property
     def slots(self) -> int:
         """Threads of all workers there are at the moment, at least 1."""
@@ -137,8 +139,9 @@ class DaskEngine:
         """Dask keeps the queue: one more experiment than workers keeps them all at work."""
         return self.slots + 1 - len(self._futures)
 
-    def submit(self, name: str) -> None:
-        """Hand an experiment to the scheduler."""
+    def submit(self, names: Sequence[str]) -> None:
+        """Hand an experiment to the scheduler; a task is one."""
+        (name,) = names
         future = self._client.submit(
             _take_up_on_worker,
             str(self._folder),
@@ -223,4 +226,5 @@ def _take_up_on_worker(
             "all machines share, or send them along with --ship-data"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return take_up(folder, name, data, device, threading.Event())
+    (outcome,) = take_up(folder, [name], data, device, threading.Event())
+    return outcome

@@ -84,15 +84,15 @@ class Experiment:
             "seed": self.seed,
         }
 
-    def parameter_count(self, n_inputs: int) -> int:
-        """Trainable parameters of the stack on ``n_inputs`` channels.
+    def spec(self, n_inputs: int) -> StackSpec:
+        """Its stack on ``n_inputs`` channels.
 
         Raises
         ------
         ValueError
             If there is no such stack.
         """
-        return StackSpec(self.arch, self.hidden_sizes, n_inputs, self.recipe.head).parameter_count
+        return StackSpec(self.arch, self.hidden_sizes, n_inputs, self.recipe.head)
 
     def run_config(self, data: str | None, reuse_windows: bool) -> RunConfig:
         """The run folder's configuration of this experiment."""

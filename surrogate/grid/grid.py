@@ -166,7 +166,7 @@ def plan_grid(request: Request, dataset: Dataset, reuse_windows: bool = False) -
     dataset.trial_indices("valid")
     for experiment in {one.configuration: one for one in grid.experiments()}.values():
         try:
-            experiment.parameter_count(dataset.n_inputs)
+            experiment.spec(dataset.n_inputs)
         except ValueError as error:
             raise UsageError(str(error)) from error
         recipe = experiment.recipe

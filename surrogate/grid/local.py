@@ -19,7 +19,10 @@ import torch
 from surrogate.errors import SurrogateError
 from surrogate.grid.task import Outcome, take_up
 
-__all__ = ["LocalEngine", "devices"]
+__all__ = ["TOGETHER_ON_A_GPU", "LocalEngine", "devices"]
+
+#: As many as the blog's grid has of one configuration.
+TOGETHER_ON_A_GPU = 12
 
 #: How long closing waits for running experiments to take a step and save, seconds.
 _GRACE_S = 120.0
@@ -59,44 +62,50 @@ class LocalEngine:
         The data set; None is the bundled sample.
     devices : sequence of str
         The device of each worker.
+    together : int
+        Experiments of one configuration that a worker trains together, if its memory allows.
     """
 
-    def __init__(self, folder: Path, data: str | None, devices: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, data: str | None, devices: Sequence[str], together: int = 1
+    ) -> None:
         self._arguments = (str(folder), data)
         self._idle: list[_Worker | str] = list(reversed(devices))
-        self._busy: dict[str, _Worker] = {}
-        self.slots = len(devices)
+        self._busy: dict[tuple[str, ...], _Worker] = {}
+        self.together = together
+        self.slots = len(devices) * together
 
     @property
     def free(self) -> int:
         """Workers without work."""
         return len(self._idle)
 
-    def submit(self, name: str) -> None:
-        """Give an experiment to an idle worker."""
+    def submit(self, names: Sequence[str]) -> None:
+        """Give experiments to an idle worker."""
         worker = self._idle.pop()
         if isinstance(worker, str):
             worker = _Worker(*self._arguments, worker)
         with contextlib.suppress(OSError):  # of a worker that died meanwhile; wait() tells
-            worker.connection.send(name)
-        self._busy[name] = worker
+            worker.connection.send(tuple(names))
+        self._busy[tuple(names)] = worker
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """The tasks that ended, waiting for the first at most ``seconds``."""
+        """The experiments whose tasks ended, waiting for the first at most ``seconds``."""
         if not self._busy:
             time.sleep(seconds)
             return []
         ready = wait([worker.connection for worker in self._busy.values()], seconds)
-        ended = [(name, one) for name, one in self._busy.items() if one.connection in ready]
-        return [self._receive(name, worker) for name, worker in ended]
+        ended = [(names, one) for names, one in self._busy.items() if one.connection in ready]
+        return [outcome for names, worker in ended for outcome in self._receive(names, worker)]
 
-    def _receive(self, name: str, worker: _Worker) -> Outcome:
-        del self._busy[name]
+    def _receive(self, names: tuple[str, ...], worker: _Worker) -> list[Outcome]:
+        del self._busy[names]
         try:
             said = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             self._idle.append(worker.device)
-            return Outcome(name, "died", worker.bury())
+            cause = worker.bury()
+            return [Outcome(name, "died", cause) for name in names]
         if isinstance(said, SurrogateError):
             raise said
         self._idle.append(worker)
@@ -149,12 +158,12 @@ def _serve(connection: Connection, folder: str, data: str | None, device: str) -
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = _Stop()
-    names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, names, stop), daemon=True).start()
-    while (name := names.get()) is not None:
-        said: Outcome | SurrogateError
+    tasks: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, tasks, stop), daemon=True).start()
+    while (names := tasks.get()) is not None:
+        said: list[Outcome] | SurrogateError
         try:
-            said = take_up(folder, name, data, device, stop.event())
+            said = take_up(folder, names, data, device, stop.event())
         except SurrogateError as error:
             said = error
         try:
@@ -181,11 +190,13 @@ class _Stop:
         self._current.set()
 
 
-def _listen(connection: Connection, names: queue.SimpleQueue[str | None], stop: _Stop) -> None:
+def _listen(
+    connection: Connection, tasks: queue.SimpleQueue[tuple[str, ...] | None], stop: _Stop
+) -> None:
     """Pass on what the parent sends; stop the training when it closes the pipe or dies."""
     try:
         while True:
-            names.put(connection.recv())
+            tasks.put(connection.recv())
     except (EOFError, OSError):
         stop.close()
-        names.put(None)
+        tasks.put(None)

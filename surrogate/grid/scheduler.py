@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from surrogate.errors import DataError
@@ -26,7 +26,11 @@ MAX_DEATHS = 3
 
 
 class Engine(Protocol):
-    """Where experiments run. Packed training of one configuration would be an engine, too."""
+    """Where experiments run."""
+
+    @property
+    def together(self) -> int:
+        """Experiments of one configuration that one task trains together, at most."""
 
     @property
     def slots(self) -> int:
@@ -34,13 +38,13 @@ class Engine(Protocol):
 
     @property
     def free(self) -> int:
-        """Experiments that can be submitted now."""
+        """Tasks that can be submitted now."""
 
-    def submit(self, name: str) -> None:
-        """Take the experiment whose hash is ``name``."""
+    def submit(self, names: Sequence[str]) -> None:
+        """Take the experiments with these hashes as one task."""
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """The tasks that ended, waiting for the first at most ``seconds``."""
+        """The experiments whose tasks ended, waiting for the first at most ``seconds``."""
 
     def close(self) -> None:
         """Let running experiments save and stop, and give everything back."""
@@ -102,9 +106,9 @@ def run_grid(
             if stop.is_set():
                 raise Interrupted("interrupted")
             while waiting and engine.free > 0:
-                name = waiting.popleft()
-                engine.submit(name)
-                running.add(name)
+                names = _take(waiting, engine.together, ledger, deaths)
+                engine.submit(names)
+                running.update(names)
             for outcome in engine.wait(_POLL_S):
                 settle(outcome)
                 report(outcome)
@@ -119,3 +123,24 @@ def run_grid(
     finally:
         engine.close()
         ledger.refresh(running)
+
+
+def _take(
+    waiting: deque[str], together: int, ledger: Ledger, deaths: Mapping[str, int]
+) -> list[str]:
+    """Take the next experiment out of ``waiting``, and others of its configuration with it.
+
+    One whose worker died is tried alone, so that it takes no others with it again.
+    """
+    first = waiting.popleft()
+    if together == 1 or deaths.get(first):
+        return [first]
+    wanted = ledger.rows[first].experiment.configuration
+    mates = [
+        name
+        for name in waiting
+        if ledger.rows[name].experiment.configuration == wanted and not deaths.get(name)
+    ][: together - 1]
+    for name in mates:
+        waiting.remove(name)
+    return [first, *mates]

@@ -1,13 +1,16 @@
-"""One experiment of a grid, as a task that may be started any number of times, anywhere."""
+"""Experiments of a grid, as a task that may be started any number of times, anywhere."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +24,20 @@ from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder, GridFolder
 from surrogate.grid.grid import versions
 from surrogate.grid.lease import Lease
-from surrogate.kernels import default_provider
+from surrogate.kernels import default_provider, triton
 from surrogate.run import finish
 from surrogate.run_folder import FolderInUse
 from surrogate.selection import instability
-from surrogate.training import Interrupted, Progress, Trainer
+from surrogate.training import Progress, Trainer, stop_on_signals
+from surrogate.training_loop import train_together
 
-__all__ = ["Outcome", "cpu_model", "run_experiment", "take_up"]
+__all__ = ["Outcome", "cpu_model", "run_experiments", "take_up"]
 
 #: What is no experiment's fault: the next one would meet it too.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+#: Of a GPU's memory, what trainings may take; contexts and gaps between blocks take the rest.
+_MEMORY_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,21 @@ class Outcome:
     message: str | None = None
 
 
-def take_up(path: str, name: str, data: str | None, device: str, stop: threading.Event) -> Outcome:
-    """:func:`run_experiment` for a worker that knows no more than where the grid lies.
+def take_up(
+    path: str, names: Sequence[str], data: str | None, device: str, stop: threading.Event
+) -> list[Outcome]:
+    """:func:`run_experiments` for a worker that knows no more than where the grid lies.
 
     Parameters
     ----------
     path : str
         The grid's folder, as this machine sees it.
-    name : str
-        Hash of the experiment.
+    names : sequence of str
+        Hashes of the experiments: one, or several of one configuration that train together.
     data : str or None
         The data set, as this machine sees it; None is the bundled sample.
     device, stop
-        See :func:`run_experiment`.
+        See :func:`run_experiments`.
 
     Raises
     ------
@@ -85,88 +94,162 @@ def take_up(path: str, name: str, data: str | None, device: str, stop: threading
                 f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
                 f"expected {grid.data_digest[:12]}); give the right one with --data"
             )
-        return run_experiment(
-            folder.experiment(name), experiments[name], dataset, grid.reuse_windows, device, stop
-        )
+        fit = _fitting(experiments[names[0]], dataset.n_inputs, device)
+        return [
+            outcome
+            for first in range(0, len(names), fit)
+            for outcome in run_experiments(
+                folder,
+                [experiments[name] for name in names[first : first + fit]],
+                dataset,
+                grid.reuse_windows,
+                device,
+                stop,
+            )
+        ]
 
 
-def run_experiment(
-    folder: ExperimentFolder,
-    experiment: Experiment,
+def _fitting(experiment: Experiment, n_inputs: int, device: str) -> int:
+    """How many such experiments a GPU's memory holds, at least one. A CPU's is left to the user."""
+    if not device.startswith("cuda"):
+        return sys.maxsize
+    if not triton.usable(device):  # without its kernels they would share nothing
+        return 1
+    from surrogate.kernels.triton.layout import StackLayout
+
+    recipe, spec = experiment.recipe, experiment.spec(n_inputs)
+    layout = StackLayout(spec.arch, spec.recurrent_sizes)
+    # Weights and averages, two moments, gradients, and both in the order that kernels read.
+    one = layout.training_bytes(recipe.batch_size, recipe.window_ms) + 8 * 4 * spec.parameter_count
+    total = torch.cuda.get_device_properties(device).total_memory
+    return max(1, int(_MEMORY_SHARE * total / one))
+
+
+def run_experiments(
+    folder: GridFolder,
+    experiments: Sequence[Experiment],
     dataset: Dataset,
     reuse_windows: bool,
     device: str,
     stop: threading.Event,
-) -> Outcome:
-    """Train and judge ``experiment``, from its last checkpoint on, unless it is done already.
+) -> list[Outcome]:
+    """Train and judge ``experiments`` together, from their last checkpoints on.
 
     Parameters
     ----------
-    folder : ExperimentFolder
-    experiment : Experiment
+    folder : GridFolder
+    experiments : sequence of Experiment
+        Of one configuration. Those that are done, or in other hands, are left out.
     dataset : Dataset
     reuse_windows : bool
     device : str
         "cpu" or a CUDA device.
     stop : threading.Event
-        Once it is set the training saves and ends. Set by this function if the lease is lost.
+        Once it is set the trainings save and end.
 
     Returns
     -------
-    Outcome
-        Errors, too, end up here, and in ``failed.json``.
+    list of Outcome
+        Of each experiment. Errors, too, end up here, and in ``failed.json``.
     """
-    name = experiment.hash
-    try:
-        lease = Lease.acquire(folder.path, stop)
-        if lease is None:
-            return Outcome(name, "busy")
+    outcomes: list[Outcome] = []
+    with contextlib.ExitStack() as held:
+        works: dict[Trainer, _Work] = {}
+        for experiment in experiments:
+            begun = _begin(folder, experiment, dataset, reuse_windows, device)
+            if isinstance(begun, Outcome):
+                outcomes.append(begun)
+            else:
+                held.enter_context(begun.held)
+                works[begun.trainer] = begun
+        together = len(works)
         try:
-            if record := folder.done():
-                return Outcome(name, record["status"])
-            return _work(folder, experiment, dataset, reuse_windows, device, lease)
-        finally:
-            lease.release()
-    except FolderInUse:
-        return Outcome(name, "busy")
-    except Interrupted:
-        return Outcome(name, "interrupted")
-    except Exception as error:  # whatever it is, the other experiments go on
-        return _failed(folder, name, error)
+            running = train_together(
+                list(works),
+                lambda trainer, progress: works[trainer].note(progress),
+                lambda trainer: works[trainer].lost.is_set() or stop.is_set(),
+            )
+            with stop_on_signals(stop):
+                for trainer in running:
+                    outcomes.append(_end(works.pop(trainer), together))
+        except Exception as error:  # whatever it is, the other experiments go on
+            outcomes += [
+                _failed(work.folder, work.name, error, together) for work in works.values()
+            ]
+    return outcomes
 
 
-def _work(
-    folder: ExperimentFolder,
+class _Work:
+    """An experiment in this process's hands, until :attr:`held` is closed."""
+
+    def __init__(self, folder: ExperimentFolder, experiment: Experiment) -> None:
+        self.folder, self.experiment, self.name = folder, experiment, experiment.hash
+        self.held = contextlib.ExitStack()
+        #: Set when another process has taken the experiment over.
+        self.lost = threading.Event()
+        self.message: str | None = None
+        self.lease: Lease
+        self.trainer: Trainer
+
+    def note(self, progress: Progress) -> None:
+        """Let others see how far the training is."""
+        self.lease.step, self.lease.seconds = progress.step, self.trainer.seconds
+
+
+def _begin(
+    folder: GridFolder,
     experiment: Experiment,
     dataset: Dataset,
     reuse_windows: bool,
     device: str,
-    lease: Lease,
-) -> Outcome:
-    run = folder.run
-    where = None if dataset.is_sample else str(dataset.path.resolve())
-    config = experiment.run_config(where, reuse_windows)
-    if not (run.path / "run.json").exists():
-        run.create(config)
-    with run.lock():
-        trainer = Trainer(config, dataset, run, device)
-        note = _resume(trainer, folder)
-        folder.note_start(trainer.step, note)
-        lease.step, lease.steps = trainer.step, trainer.config.recipe.steps
-        lease.seconds = trainer.seconds
-        lease.renew()
+) -> _Work | Outcome:
+    """Take the experiment's lease and go to its last checkpoint; or why there is nothing to do."""
+    work = _Work(folder.experiment(experiment.hash), experiment)
+    try:
+        with work.held:
+            lease = Lease.acquire(work.folder.path, work.lost)
+            if lease is None:
+                return Outcome(work.name, "busy")
+            work.lease = lease
+            work.held.callback(lease.release)
+            if record := work.folder.done():
+                return Outcome(work.name, record["status"])
+            where = None if dataset.is_sample else str(dataset.path.resolve())
+            config = experiment.run_config(where, reuse_windows)
+            run = work.folder.run
+            if not (run.path / "run.json").exists():
+                run.create(config)
+            work.held.enter_context(run.lock())
+            work.trainer = Trainer(config, dataset, run, device)
+            work.message = _resume(work.trainer, work.folder)
+            work.folder.note_start(work.trainer.step, work.message)
+            lease.step, lease.steps = work.trainer.step, config.recipe.steps
+            lease.seconds = work.trainer.seconds
+            lease.renew()
+            work.held = work.held.pop_all()  # kept beyond this block
+            return work
+    except FolderInUse:
+        return Outcome(work.name, "busy")
+    except Exception as error:
+        return _failed(work.folder, work.name, error)
 
-        def report(progress: Progress) -> None:
-            lease.step, lease.seconds = progress.step, trainer.seconds
 
-        trainer.run(report, lease.stop)
-        judging = time.monotonic()
-        # A run that failed before its first epoch ended has found something, too: it is unstable.
-        judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
-        seconds = trainer.seconds + time.monotonic() - judging
-        record = _record(experiment, trainer, judged, seconds)
-        folder.write_done(record)
-    return Outcome(experiment.hash, record["status"], note)
+def _end(work: _Work, together: int) -> Outcome:
+    """Judge a training that has ended and record it, unless it was stopped before its end."""
+    trainer = work.trainer
+    try:
+        with work.held:
+            if not trainer.done:
+                return Outcome(work.name, "interrupted")
+            judging = time.monotonic()
+            # A run that failed before its first epoch ended has found something: it is unstable.
+            judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
+            seconds = trainer.seconds + time.monotonic() - judging
+            record = _record(work.experiment, trainer, judged, seconds, together)
+            work.folder.write_done(record)
+            return Outcome(work.name, record["status"], work.message)
+    except Exception as error:
+        return _failed(work.folder, work.name, error)
 
 
 def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
@@ -179,7 +262,11 @@ def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
 
 
 def _record(
-    experiment: Experiment, trainer: Trainer, judged: dict[str, Any] | None, seconds: float
+    experiment: Experiment,
+    trainer: Trainer,
+    judged: dict[str, Any] | None,
+    seconds: float,
+    together: int,
 ) -> dict[str, Any]:
     reason = instability(trainer.history, trainer.failure)
     return {
@@ -191,6 +278,7 @@ def _record(
         "scores": {"valid": judged["validation"] if judged else {}},
         "parameters": trainer.stack.parameter_count,
         "seconds": round(seconds, 3),
+        "together": together,
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {cpu_model()}",
         "versions": versions(),
@@ -199,12 +287,15 @@ def _record(
     }
 
 
-def _failed(folder: ExperimentFolder, name: str, error: Exception) -> Outcome:
+def _failed(folder: ExperimentFolder, name: str, error: Exception, together: int = 1) -> Outcome:
     known = isinstance(error, SurrogateError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
         return Outcome(name, "unwritable", message)
+    if together > 1:
+        # Nobody knows whose fault it was, or whether they just took too much memory together.
+        return Outcome(name, "died", f"training {together} together: {message}; trying it alone")
     try:
         folder.write_failure(message, None if known else "".join(traceback.format_exception(error)))
     except DataError as unwritable:

@@ -222,11 +222,3 @@ def test_two_runs_give_bit_equal_gradients() -> None:
     once = values_and_gradients(run_stack_triton, spec, *given, dtype=torch.float32)
     again = values_and_gradients(run_stack_triton, spec, *given, dtype=torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
-
-
-def test_events_of_another_number_of_sequences_are_refused() -> None:
-    spec = StackSpec("rnn", (3, 2), 5)
-    weights, _, state = problem(spec, 2, 1, models=2)
-    events = SpikeEvents.from_dense(torch.zeros(3, 1, 5))
-    with pytest.raises(ValueError, match="3 sequences, expected 2 for all 2 models or 4"):
-        run_models_triton(spec, weights, events, state)

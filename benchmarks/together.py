@@ -1,0 +1,152 @@
+"""Training runs together against one after the other: ``python -m surrogate.benchmarks.together``.
+
+Whole optimiser steps of the blog's recipe on the bundled sample, with learning rates and class
+weights as in the blog's grid: reading, forward, backward, and each run's AdamW. On a GPU the runs
+share every launch; on a CPU nothing is gained, and the ratio says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from surrogate import datasets
+from surrogate.datasets import Dataset
+from surrogate.errors import SurrogateError
+from surrogate.kernels import default_provider
+from surrogate.recipe import load_recipe
+from surrogate.run_folder import RunConfig, RunFolder
+from surrogate.stack import parse_hidden_sizes
+from surrogate.training import Progress, Trainer
+from surrogate.training_loop import train_together
+
+__all__ = ["measure"]
+
+#: Largest relative difference of a step's loss between a run together and the same run alone.
+PARITY_BOUND = 1e-4
+_CHOICES = tuple(itertools.product((0.001, 0.003, 0.006, 0.01), (1.0, 5.0, 20.0)))
+
+
+def measure(
+    arch: str, hidden: str, models: int, steps: int, device: str, **changes: Any
+) -> dict[str, Any]:
+    """Time ``steps`` steps of ``models`` runs, together and one after the other.
+
+    Parameters
+    ----------
+    arch, hidden : str
+        Such as "lstm" and "32-16-2".
+    models, steps : int
+        At least 1 and 3; the first step, which compiles, and the last, which judges, do not count.
+    device : str
+    changes
+        Recipe values other than the blog's.
+
+    Returns
+    -------
+    dict
+        ``config``, ``models``, ``steps``, ``device``, ``provider``; ``parity``, the largest
+        relative difference between losses; ``together_p50`` and ``alone_p50``, median seconds of
+        one step of all runs; and ``ratio``, alone over together, or None where losses disagree.
+    """
+    batch = changes.get("batch_size", load_recipe("blog", arch).batch_size)
+    overrides = {"epochs": 1, "windows_per_epoch": steps * batch, **changes}
+    with datasets.open() as dataset, tempfile.TemporaryDirectory(prefix="surrogate-") as folder:
+
+        def runs(kind: str) -> list[Trainer]:
+            home = Path(folder) / kind
+            return [
+                _trainer(dataset, home / str(index), arch, hidden, index, device, overrides)
+                for index in range(models)
+            ]
+
+        seconds, losses = _time(runs("together"))
+        singles = [_time([run]) for run in runs("alone")]
+    theirs = [loss for _, (loss,) in singles]
+    parity = max(
+        abs(a - b) / abs(b)
+        for one, other in zip(losses, theirs, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    alone = sum(statistics.median(gaps) for gaps, _ in singles)
+    together = statistics.median(seconds)
+    return {
+        "config": f"{arch} {hidden}",
+        "models": models,
+        "steps": steps,
+        "device": device,
+        "provider": default_provider(device),
+        "parity": parity,
+        "parity_bound": PARITY_BOUND,
+        "together_p50": together,
+        "alone_p50": alone,
+        "ratio": alone / together if parity <= PARITY_BOUND else None,
+    }
+
+
+def _trainer(
+    dataset: Dataset,
+    folder: Path,
+    arch: str,
+    hidden: str,
+    index: int,
+    device: str,
+    overrides: dict[str, Any],
+) -> Trainer:
+    rate, weight = _CHOICES[index % len(_CHOICES)]
+    recipe = load_recipe("blog", arch, {**overrides, "learning_rate": rate, "pos_weight": weight})
+    sizes = parse_hidden_sizes(hidden)
+    config = RunConfig(arch, sizes, recipe, 0, "exact", None, dataset.digest, reuse_windows=True)
+    run = RunFolder(folder)
+    run.create(config)
+    return Trainer(config, dataset, run, device)
+
+
+def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
+    """Seconds between the steps of all ``trainers``, and each one's losses."""
+    times: list[float] = []
+    losses: dict[Trainer, list[float]] = {trainer: [] for trainer in trainers}
+
+    def note(trainer: Trainer, progress: Progress) -> None:
+        if trainer is trainers[0]:  # a loss that is told has been waited for, on a GPU too
+            times.append(time.perf_counter())
+        losses[trainer].append(progress.loss)
+
+    for _ in train_together(trainers, note, lambda _: False):
+        pass
+    return [after - before for before, after in itertools.pairwise(times)][:-1], [*losses.values()]
+
+
+@click.command()
+@click.option(
+    "--arch", default="lstm", show_default=True, type=click.Choice(["rnn", "gru", "lstm"])
+)
+@click.option("--hidden", default="32-16-2", show_default=True)
+@click.option("--models", default=12, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=12, show_default=True, type=click.IntRange(4))
+@click.option("--device", default=None, help="cpu or cuda [default: cuda if there is].")
+def main(arch: str, hidden: str, models: int, steps: int, device: str | None) -> None:
+    """Print how long a step of several runs takes, together and one after the other, as JSON."""
+    torch.set_num_threads(1)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        row = measure(arch, hidden, models, steps, device)
+    except SurrogateError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_code) from error
+    click.echo(json.dumps(row, indent=1))
+    if row["ratio"] is None:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
