@@ -113,8 +113,8 @@ of what only a run knows, and all together jobs, estimated_hours and disk_bytes.
 @click.option(
     "--together",
     type=click.IntRange(min=1),
-    help="Experiments of one configuration that a local worker trains together "
-    "[default: 12 on a GPU, where they share every launch; 1 on a CPU].",
+    help="Experiments of one configuration that a worker trains together [default: 12 on a local "
+    "GPU, where they share every launch, or with --device cuda; else 1].",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is.]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler.")
@@ -255,11 +255,12 @@ def _engine(
     folder: GridFolder, dataset: Dataset, options: dict[str, Any], table: dict[str, Any]
 ) -> Engine:
     from surrogate.errors import UsageError
+    from surrogate.grid.local import TOGETHER_ON_A_GPU
     from surrogate.grid.request import read_grid_file
 
     data = None if dataset.is_sample else str(dataset.path)
     if options["engine"] == "local":
-        from surrogate.grid.local import TOGETHER_ON_A_GPU, LocalEngine, devices
+        from surrogate.grid.local import LocalEngine, devices
 
         for name in ("scheduler", "cluster", "ship_data"):
             if options[name]:
@@ -269,9 +270,8 @@ def _engine(
         return LocalEngine(folder.path, data, workers, together)
     from surrogate.grid.cluster import DaskEngine, connect, connect_slurm
 
-    for name in ("jobs", "together"):
-        if options[name]:
-            raise UsageError(f"--{name} is of the local engine; a Dask cluster has its own workers")
+    if options["jobs"]:
+        raise UsageError("--jobs is of the local engine; a Dask cluster has its own workers")
     slurm = read_grid_file(options["cluster"]).get("slurm") if options["cluster"] else None
     slurm = slurm or table.get("slurm")
     if options["scheduler"]:
@@ -282,7 +282,9 @@ def _engine(
         raise UsageError(
             "--engine dask needs --scheduler ADDRESS, or a [slurm] table in --cluster FILE"
         )
-    return DaskEngine(folder.path, data, client, options["device"], options["ship_data"])
+    device = options["device"]
+    together = options["together"] or (TOGETHER_ON_A_GPU if device == "cuda" else 1)
+    return DaskEngine(folder.path, data, client, device, options["ship_data"], together)
 
 
 def _dry_run(

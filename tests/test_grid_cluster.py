@@ -10,7 +10,14 @@ import threading
 from typing import Any
 
 import pytest
-from grid_tools import InlineEngine, assert_same_result, small_grid, starts, surrogate_command
+from grid_tools import (
+    InlineEngine,
+    assert_same_result,
+    small_grid,
+    starts,
+    surrogate_command,
+    take,
+)
 
 from surrogate.errors import SurrogateError
 from surrogate.grid.cluster import DaskEngine
@@ -142,3 +149,30 @@ def test_a_worker_that_does_not_see_the_data_says_what_to_do(client, toy_data, t
     engine = DaskEngine(place.path, str(tmp_path / "gone.h5"), client)
     with pytest.raises(SurrogateError, match=r"gone.h5: Dask worker on .* --ship-data"):
         run_grid(list(ledger.rows), ledger, engine, threading.Event(), lambda outcome: None)
+
+
+@pytest.mark.slow
+def test_dask_workers_train_together_and_a_killed_one_is_made_up_for(
+    client, toy_data, tmp_path
+) -> None:
+    changes = {**GRID, "learning_rate": [0.001, 0.003, 0.006]}
+    place, ledger = small_grid(tmp_path / "dask", toy_data, **changes)
+    killed: list[int] = []
+
+    def kill_once(outcome: Outcome | None) -> None:
+        for name in ledger.rows:
+            lease = read_lease(place.experiment(name).path)
+            if not killed and lease and place.experiment(name).run.metrics.exists():
+                killed.append(lease["pid"])
+                os.kill(lease["pid"], signal.SIGKILL)
+
+    engine = DaskEngine(place.path, str(toy_data), client, together=3)
+    assert engine.slots == 9
+    run_grid(list(ledger.rows), ledger, engine, threading.Event(), kill_once)
+    assert len(killed) == 1
+    whole, undisturbed = small_grid(tmp_path / "local", toy_data, **changes)
+    for name in undisturbed.rows:
+        take(whole, name, toy_data)
+        assert_same_result(place, whole, name)
+        assert place.experiment(name).done()["together"] == 3
+        assert len(starts(place, name)) == 2

@@ -106,6 +106,8 @@ class DaskEngine:
         None takes a worker's GPU where it has one.
     ship_data : bool
         Send the data set to each worker once, where they do not share the file.
+    together : int
+        Experiments of one configuration that a worker trains together, if its memory allows.
     """
 
     def __init__(
@@ -115,68 +117,76 @@ class DaskEngine:
         client: Client,
         device: str | None = None,
         ship_data: bool = False,
+        together: int = 1,
     ) -> None:
         self._folder, self._client = folder.resolve(), client
-        self._device = device
+        self._device, self.together = device, together
         self._data = None if data is None else str(Path(data).resolve())
         self._shipped = ship_data and data is not None
-        self._futures: dict[str, Future] = {}
-        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._futures: dict[tuple[str, ...], Future] = {}
+        self._ended: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
         if self._shipped:
             assert self._data is not None
             client.upload_file(self._data, load=False)
             self._data = Path(self._data).name
 
-    together = 1
-
     @property
     def slots(self) -> int:
-        """Threads of all workers there are at the moment, at least 1."""
-        return max(1, sum(self._client.nthreads().values()))
+        """Experiments that all workers there are at the moment run at once, at least 1."""
+        return self.together * self._threads()
 
     @property
     def free(self) -> int:
-        """Dask keeps the queue: one more experiment than workers keeps them all at work."""
-        return self.slots + 1 - len(self._futures)
+        """Dask keeps the queue: one more task than workers keeps them all at work."""
+        return self._threads() + 1 - len(self._futures)
+
+    def _threads(self) -> int:
+        return max(1, sum(self._client.nthreads().values()))
 
     def submit(self, names: Sequence[str]) -> None:
-        """Hand an experiment to the scheduler; a task is one."""
-        (name,) = names
+        """Hand experiments to the scheduler."""
+        task = tuple(names)
         future = self._client.submit(
             _take_up_on_worker,
             str(self._folder),
-            name,
+            task,
             self._data,
             self._shipped,
             self._device,
             pure=False,
         )
-        self._futures[name] = future
-        future.add_done_callback(lambda _: self._ended.put(name))
+        self._futures[task] = future
+        future.add_done_callback(lambda _: self._ended.put(task))
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """The tasks that ended, waiting for the first at most ``seconds``."""
+        """The experiments whose tasks ended, waiting for the first at most ``seconds``."""
         try:
-            names = [self._ended.get(timeout=seconds)]
+            tasks = [self._ended.get(timeout=seconds)]
         except queue.Empty:
             return []
         while not self._ended.empty():
-            names.append(self._ended.get())
-        return [self._outcome(name, self._futures.pop(name)) for name in names]
+            tasks.append(self._ended.get())
+        return [
+            outcome
+            for names in tasks
+            for outcome in self._outcomes(names, self._futures.pop(names))
+        ]
 
-    def _outcome(self, name: str, future: Future) -> Outcome:
+    def _outcomes(self, names: tuple[str, ...], future: Future) -> list[Outcome]:
         from distributed import KilledWorker
 
         if future.status == "finished":
-            outcome: Outcome = future.result()
-            return outcome
+            outcomes: list[Outcome] = future.result()
+            return outcomes
         error = future.exception() if future.status == "error" else None
         if error is None:  # cancelled, or forgotten by a scheduler that was restarted
-            return Outcome(name, "died", "its Dask worker was lost")
+            return [Outcome(name, "died", "its Dask worker was lost") for name in names]
         if isinstance(error, KilledWorker):  # Dask itself has tried several workers
             message = "its Dask workers died one after the other; out of memory?"
-            GridFolder(self._folder).experiment(name).write_failure(message)
-            return Outcome(name, "failed", message)
+            if len(names) > 1:  # the scheduler tries each alone
+                return [Outcome(name, "died", message) for name in names]
+            GridFolder(self._folder).experiment(names[0]).write_failure(message)
+            return [Outcome(names[0], "failed", message)]
         if isinstance(error, SurrogateError):
             raise error
         raise SurrogateError(
@@ -187,13 +197,15 @@ class DaskEngine:
     def close(self) -> None:
         """Let running experiments save and stop, and leave the scheduler."""
         started = set()
-        for name, future in self._futures.items():
-            home = GridFolder(self._folder).experiment(name).path
-            if read_lease(home) is None:
+        for names, future in self._futures.items():
+            homes = [GridFolder(self._folder).experiment(name).path for name in names]
+            held = [home for home in homes if read_lease(home) is not None]
+            if not held:
                 self._client.cancel([future])
-            else:
+                continue
+            started.add(names)
+            for home in held:
                 revoke(home)
-                started.add(name)
         deadline = time.monotonic() + _GRACE_S
         try:
             while started and (left := deadline - time.monotonic()) > 0:
@@ -206,8 +218,8 @@ class DaskEngine:
 
 
 def _take_up_on_worker(
-    folder: str, name: str, data: str | None, shipped: bool, device: str | None
-) -> Outcome:
+    folder: str, names: Sequence[str], data: str | None, shipped: bool, device: str | None
+) -> list[Outcome]:
     """The task, on a worker."""
     import torch
     from distributed import get_worker
@@ -226,5 +238,4 @@ def _take_up_on_worker(
             "all machines share, or send them along with --ship-data"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    (outcome,) = take_up(folder, [name], data, device, threading.Event())
-    return outcome
+    return take_up(folder, names, data, device, threading.Event())
