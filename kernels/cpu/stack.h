@@ -47,6 +47,7 @@ class Stack {
       inputs = hidden_sizes[l];
     }
     weights_.zeros(model_size_ * models);
+    block_ = models > 1 ? 1 : model_size_ * sizeof(T) > kCache ? kWideBlock : kBlock;
   }
 
   int state_size() const { return state_size_; }
@@ -130,15 +131,14 @@ class Stack {
   // order, h then c; outputs is [neurons][2].
   void step_events(int first, int last, const int16_t *channel, const int32_t *row_ptr, T *state,
                    T *outputs, Scratch &scratch) const {
-    const int most = models_ > 1 ? 1 : kBlock;
-    scratch.gates.reserve(size_t(kBlock) * 4 * kVectorBytes);
+    scratch.gates.reserve(size_t(block_) * 4 * kVectorBytes);
     // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down.
     if (!scratch.memory.data()) {
-      scratch.hidden.zeros(size_t(kBlock) * widest_ * 3);
-      scratch.memory.zeros(size_t(kBlock) * widest_);
+      scratch.hidden.zeros(size_t(block_) * widest_ * 3);
+      scratch.memory.zeros(size_t(block_) * widest_);
     }
-    for (int n = first; n < last; n += most) {
-      const int rows = last - n < most ? last - n : most;
+    for (int n = first; n < last; n += block_) {
+      const int rows = last - n < block_ ? last - n : block_;
       step_block(models_ > 1 ? n : 0, rows, channel, row_ptr + n, state + size_t(n) * state_size_,
                  outputs + size_t(n) * 2, scratch);
     }
@@ -148,11 +148,11 @@ class Stack {
   // spike or more is active; lost[n] grows by the spikes beyond the first of each channel.
   void step_counts(int first, int last, int32_t *counts, T *state, T *outputs, int64_t *lost,
                    Scratch &scratch) const {
-    const int inputs = input_size();
-    scratch.channel.reserve(size_t(kBlock) * inputs);
-    scratch.row_ptr.reserve(kBlock + 1);
-    for (int n = first; n < last; n += kBlock) {
-      const int end = last - n < kBlock ? last : n + kBlock;
+    const int inputs = input_size(), most = models_ > 1 ? kBlock : block_;
+    scratch.channel.reserve(size_t(most) * inputs);
+    scratch.row_ptr.reserve(size_t(most) + 1);
+    for (int n = first; n < last; n += most) {
+      const int end = last - n < most ? last : n + most;
       int32_t *row_ptr = scratch.row_ptr.data();
       row_ptr[0] = 0;
       for (int i = n; i < end; ++i)
@@ -172,8 +172,10 @@ class Stack {
   }
 
  private:
-  // Neurons that share one sweep through the weights.
-  static constexpr int kBlock = 48;
+  // Neurons that share one sweep through the weights: so few that their sums stay in the first-level cache
+  // or, where the weights do not fit the second, more, so that each panel is fetched less often.
+  static constexpr int kBlock = 48, kWideBlock = 288;
+  static constexpr size_t kCache = size_t(2) << 20;
   // Channels that are looked at together for spikes, and how many bytes ahead memory is asked for them.
   static constexpr int kGroup = 8;
   static constexpr size_t kAhead = 4096;
@@ -229,7 +231,7 @@ class Stack {
                   T *outputs, Scratch &scratch) const {
     T *gates = scratch.gates.data(), *memory = scratch.memory.data();
     T *before = scratch.hidden.data();
-    T *below = before + size_t(kBlock) * widest_, *after = below + size_t(kBlock) * widest_;
+    T *below = before + size_t(block_) * widest_, *after = below + size_t(block_) * widest_;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const Layer<T> &layer = layers_[l];
       const Packed<T> weights = packed(l, model);
@@ -288,7 +290,7 @@ class Stack {
   int models_, state_size_;
   long parameter_count_;
   size_t model_size_;
-  int widest_;
+  int widest_, block_;
   std::vector<Layer<T> > layers_;
   std::vector<size_t> starts_;
   Buffer<T> weights_;

@@ -103,6 +103,9 @@ void step_every_shape(const char *name) {
   // Beyond a block of neurons, and as many channels as the cell has synapses.
   const Shape cell = {2, false, 1278, {32, 16, 2}};
   step_all<T>(cell, 101, 1, check);
+  // Wide layers go through larger blocks.
+  const Shape wide = {2, false, 1278, {100, 2}};
+  step_all<T>(wide, 300, 1, check);
 }
 
 }  // namespace
