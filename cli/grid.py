@@ -93,6 +93,11 @@ of what only a run knows, and all together jobs, estimated_hours and disk_bytes.
     "--class-weight", multiple=True, help="Weights of spike bins; none is 1 [default: none,5,20]."
 )
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds of each combination [default: 1].")
+@click.option(
+    "--same-seeds",
+    is_flag=True,
+    help="Give all combinations the seeds 0, 1, ... instead of seeds of their own.",
+)
 @click.option("--recipe", help="blog, tuned, or a recipe file [default: blog].")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override any recipe key."
@@ -155,7 +160,8 @@ def _plan(
 
     asked = {key: value for key, value in table.items() if key not in ("data", "out", "slurm")}
     reuse = asked.pop("reuse_windows", False) or options["reuse_windows"]
-    for key in ("arch", "hidden", "learning_rate", "class_weight", "seeds", "recipe", "labels"):
+    axes = ("arch", "hidden", "learning_rate", "class_weight", "seeds", "same_seeds")
+    for key in (*axes, "recipe", "labels"):
         if options[key]:
             asked[key] = options[key]
     if options["settings"]:
@@ -198,7 +204,8 @@ def _run(
     from surrogate.grid.ledger import Ledger
     from surrogate.grid.scheduler import run_grid
     from surrogate.grid.time_left import in_order
-    from surrogate.training import Interrupted, stop_on_signals
+    from surrogate.training import Interrupted
+    from surrogate.training_loop import stop_on_signals
 
     experiments = planned.experiments()
     ledger = Ledger(folder, experiments)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +24,7 @@ from surrogate.recipe import Recipe
 from surrogate.run_folder import RunConfig, RunFolder
 from surrogate.selection import Selection
 from surrogate.stack import RecurrentStack
-from surrogate.training_loop import train_together
+from surrogate.training_loop import stop_on_signals, train_together
 from surrogate.windows import (
     Batch,
     jitter_events,
@@ -35,7 +33,7 @@ from surrogate.windows import (
     read_batch,
 )
 
-__all__ = ["Interrupted", "Progress", "Reading", "Trainer", "loss_terms", "stop_on_signals"]
+__all__ = ["Interrupted", "Progress", "Reading", "Trainer", "loss_terms"]
 
 #: Share of an epoch's time that running the judged windows may take. With the scoring, which small
 #: networks feel, judging stays within 5 %.
@@ -392,24 +390,3 @@ class Trainer:
         stack = RecurrentStack.from_spec(self.stack.spec)
         stack.load_state_dict(self.selection.weights)
         return stack.eval()
-
-
-@contextlib.contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set ``stop``; a second signal acts as it would without us."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +18,7 @@ from surrogate.stack import run_stacks
 if TYPE_CHECKING:
     from surrogate.training import Progress, Reading, Trainer
 
-__all__ = ["train_together"]
+__all__ = ["stop_on_signals", "train_together"]
 
 
 def train_together(
@@ -127,3 +130,24 @@ def _end_epochs(trainers: Sequence[Trainer]) -> None:
     logits, voltage = run_stacks(stacks, judged.to(trainers[0].device), judged.batch)
     for trainer, *outputs in zip(trainers, logits, voltage, strict=True):
         trainer.end_epoch(*(output.cpu().numpy() for output in outputs))
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set ``stop``; a second signal acts as it would without us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

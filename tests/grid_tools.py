@@ -26,6 +26,7 @@ SMALL = {
     "hidden": ["4-2"],
     "learning_rate": [0.003, 0.01],
     "class_weight": ["none"],
+    "same_seeds": True,
     "set": {"epochs": 3, "windows_per_epoch": 8, "batch_size": 4, "window_ms": 100},
 }
 

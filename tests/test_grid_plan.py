@@ -110,6 +110,25 @@ def test_another_grid_in_the_same_folder_is_refused(toy_data, tmp_path) -> None:
         small_grid(tmp_path / "g", toy_data, seeds=2)
 
 
+def test_combinations_have_seeds_of_their_own_whatever_else_the_grid_holds(tmp_path) -> None:
+    with datasets.open() as sample:
+        whole = plan_grid(read_request({"seeds": 2}), sample).experiments()
+        part = plan_grid(read_request({"seeds": 2, "arch": "gru", "hidden": "256-64-2"}), sample)
+        same = plan_grid(read_request({"seeds": 2, "same_seeds": True}), sample).experiments()
+    assert len({one.seed for one in whole}) == len(whole) == 432
+    assert {one.hash for one in part.experiments()} < {one.hash for one in whole}
+    assert [one.seed for one in same] == [0, 1] * 216
+
+
+def test_a_grid_begun_before_seeds_were_a_choice_is_continued(toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, same_seeds=True)
+    stored = json.loads((place.path / "grid.json").read_text())
+    del stored["same_seeds"]
+    (place.path / "grid.json").write_text(json.dumps(stored))
+    assert [one.hash for one in place.grid().experiments()] == list(ledger.rows)
+    assert {one.seed for one in place.grid().experiments()} == {0}
+
+
 def test_a_grid_file_gives_what_options_give(tmp_path) -> None:
     file = tmp_path / "grid.toml"
     file.write_text(
@@ -156,6 +175,7 @@ def test_a_grid_file_gives_what_options_give(tmp_path) -> None:
         ("learning_rate = 11", "learning_rate = 11"),
         ("class_weight = 'heavy'", "expected a number or 'none'"),
         ("seeds = 0", "expected a whole number from 1"),
+        ("same_seeds = 'yes'", "same_seeds = 'yes': expected true or false"),
         ("[set]\nepoch = 3", "did you mean 'epochs'"),
         ("[set]\npos_weight = 3", "sets pos_weight, an axis of the grid; give class_weight"),
         ("set = 3", "expected a table [set]"),

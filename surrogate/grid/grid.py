@@ -64,7 +64,7 @@ class Grid:
         """
         request = self.request
         found = {}
-        for arch, sizes, rate, weight, seed in itertools.product(
+        for arch, sizes, rate, weight, number in itertools.product(
             request.arch,
             request.hidden_sizes,
             request.learning_rate,
@@ -76,6 +76,7 @@ class Grid:
                 learning_rate=rate,
                 pos_weight=1.0 if weight is None else weight,
             )
+            seed = request.seed(number, arch, sizes, rate, weight)
             experiment = Experiment(arch, sizes, recipe, seed, request.labels, self.data_digest)
             found[experiment.hash] = experiment
         return list(found.values())
@@ -94,6 +95,7 @@ class Grid:
                 "class_weight": request.class_weight,
             },
             "seeds": request.seeds,
+            "same_seeds": request.same_seeds,
             "recipe": request.recipe,
             "overrides": request.overrides,
             "size_overrides": request.size_overrides,
@@ -119,6 +121,7 @@ class Grid:
             learning_rate=tuple(axes["learning_rate"]),
             class_weight=tuple(axes["class_weight"]),
             seeds=values["seeds"],
+            same_seeds=values.get("same_seeds", True),  # of before there was a choice
             recipe=values["recipe"],
             overrides=values["overrides"],
             size_overrides=values["size_overrides"],

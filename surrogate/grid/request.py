@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -20,8 +22,8 @@ __all__ = ["Request", "read_grid_file", "read_request"]
 
 #: Keys of a grid file. ``data``, ``out`` and ``slurm`` say where to run, the rest what.
 _KEYS = (
-    *("arch", "hidden", "learning_rate", "class_weight", "seeds", "recipe", "labels"),
-    *("set", "set_by_size", "reuse_windows", "data", "out", "slurm"),
+    *("arch", "hidden", "learning_rate", "class_weight", "seeds", "same_seeds"),
+    *("recipe", "labels", "set", "set_by_size", "reuse_windows", "data", "out", "slurm"),
 )
 
 
@@ -37,7 +39,12 @@ class Request:
     class_weight : tuple of float or None
         None is no weight.
     seeds : int
-        Each combination is trained with the seeds 0 to ``seeds - 1``.
+        How often each combination is trained.
+    same_seeds : bool
+        Whether all combinations take the seeds 0 to ``seeds - 1``. Otherwise each has seeds of its
+        own, as experiments have that know nothing of each other: a stack's initial weights may
+        decide whether it learns at all, and with one seed they are the same wherever only learning
+        rate and class weight differ.
     recipe : str
         "blog", "tuned" or the path of a recipe file.
     overrides : dict
@@ -52,10 +59,21 @@ class Request:
     learning_rate: tuple[float, ...] = (0.001, 0.003, 0.006, 0.01)
     class_weight: tuple[float | None, ...] = (None, 5.0, 20.0)
     seeds: int = 1
+    same_seeds: bool = False
     recipe: str = "blog"
     overrides: dict[str, Any] = field(default_factory=dict)
     size_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: str = "exact"
+
+    def seed(self, number: int, *axes: object) -> int:
+        """The seed of the ``number``-th experiment of a combination, whose values ``axes`` are.
+
+        A function of these alone, so that it is the same in every grid that holds the combination.
+        """
+        if self.same_seeds:
+            return number
+        text = json.dumps([number, *axes])
+        return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 1_000_000
 
 
 def read_grid_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -116,6 +134,10 @@ def read_request(table: Mapping[str, Any]) -> Request:
             values[key] = _unique(key, [read(one) for one in _listed(given[key])])
     if "seeds" in given:
         values["seeds"] = _positive("seeds", given["seeds"])
+    if "same_seeds" in given:
+        if type(given["same_seeds"]) is not bool:
+            raise UsageError(f"grid same_seeds = {given['same_seeds']!r}: expected true or false")
+        values["same_seeds"] = given["same_seeds"]
     if "labels" in given:
         values["labels"] = _one_of("labels", given["labels"], ("exact", "legacy"))
     if "recipe" in given:

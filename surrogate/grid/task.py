@@ -28,8 +28,8 @@ from surrogate.kernels import default_provider, triton
 from surrogate.run import finish
 from surrogate.run_folder import FolderInUse
 from surrogate.selection import instability
-from surrogate.training import Progress, Trainer, stop_on_signals
-from surrogate.training_loop import train_together
+from surrogate.training import Progress, Trainer
+from surrogate.training_loop import stop_on_signals, train_together
 
 __all__ = ["Outcome", "cpu_model", "run_experiments", "take_up"]
 

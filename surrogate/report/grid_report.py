@@ -240,6 +240,7 @@ def _provenance(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
         "overrides": request.overrides,
         "size_overrides": request.size_overrides,
         "seeds": request.seeds,
+        "same_seeds": request.same_seeds,
         "labels": request.labels,
         "data_digest": grid.data_digest,
         "reuse_windows": grid.reuse_windows,
@@ -257,7 +258,7 @@ def _origin(provenance: dict[str, Any]) -> list[tuple[str, str]]:
         ("Recipe", provenance["recipe"]),
         ("Overrides", _settings(provenance["overrides"]) or "none"),
         *((f"Overrides for {size}", _settings(values)) for size, values in by_size.items()),
-        ("Seeds", f"0 to {provenance['seeds'] - 1}" if provenance["seeds"] > 1 else "0"),
+        ("Seeds", _seeds_text(provenance)),
         ("Spike times", provenance["labels"]),
         ("Data, SHA-256 of the trials", provenance["data_digest"]),
         (
@@ -270,6 +271,13 @@ def _origin(provenance: dict[str, Any]) -> list[tuple[str, str]]:
         *((name, ", ".join(found)) for name, found in provenance["versions"].items()),
         ("The blog", blog.SOURCE),
     ]
+
+
+def _seeds_text(provenance: dict[str, Any]) -> str:
+    count = provenance["seeds"]
+    if not provenance["same_seeds"]:
+        return f"{count} of each combination, its own"
+    return f"0 to {count - 1}" if count > 1 else "0"
 
 
 def _settings(values: dict[str, Any]) -> str:
