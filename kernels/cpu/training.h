@@ -396,8 +396,9 @@ class Training {
     }
   }
 
-  // A chunk's gates stay in the outer caches; a group of rows of a weight gradient in the inner ones.
-  static constexpr size_t kChunkBytes = size_t(8) << 20;
+  // A narrow stack's chunk stays in the second-level cache, gradients and hidden states included; a wide
+  // one's in the third. A group of rows of a weight gradient stays in the first.
+  static constexpr size_t kChunkBytes = size_t(1) << 19;
   static constexpr int kRows = 192;
 
   const Stack<T> &stack_;
