@@ -130,19 +130,23 @@ void multiply(int vectors, int rows, int length, const T *a, ptrdiff_t a_row, co
 }
 
 // Weight gradient: c[unit][:] += sum over s, row of a[s, row, unit] * w[s][row][:].
-// `a` is packed by pack_units; w[s][row] lies at w + s * w_segment + row * w_step.
+// `a` has rows of a_row numbers or, with a_row 0, is packed by pack_units; w[s][row] lies at
+// w + s * w_segment + row * w_step.
 template <class T>
 struct UnitsTimesRows {
   int segments, length;
   const T *a;
+  ptrdiff_t a_row;
   const T *w;
   ptrdiff_t w_step, w_segment;
   T *c;
   template <int M, int NV>
   SURROGATE_INLINE void run(int from) const {
     const ptrdiff_t c_row = NV * Vector<T>::lanes;
-    tile<T, M, NV>(segments, length, a + ptrdiff_t(from) * segments * length, 1, M,
-                   ptrdiff_t(M) * length, w, w_step, w_segment, c + from * c_row, c_row);
+    const T *first = a + (a_row ? from : ptrdiff_t(from) * segments * length);
+    const ptrdiff_t a_step = a_row ? a_row : M;
+    tile<T, M, NV>(segments, length, first, 1, a_step, a_step * length, w, w_step, w_segment,
+                   c + from * c_row, c_row);
   }
 };
 

@@ -327,12 +327,20 @@ class Training {
 
   void add_products(const Layer<T> &own, Columns operand, int units, const T *factor,
                     int factor_row, const T *grad, int steps, T *to) {
-    pack_units(operand.vectors, steps * batch_, units, factor, factor_row, units_.data());
+    // A few narrow rows lie close enough together as they are.
+    const bool packed = factor_row > kNarrow;
+    if (packed) pack_units(operand.vectors, steps * batch_, units, factor, factor_row, units_.data());
     const ptrdiff_t step = ptrdiff_t(own.panels) * batch_ * own.width;
     for (int p = 0; p < own.panels; ++p) {
       const T *rows = grad + size_t(p) * batch_ * own.width + operand.from * lanes;
-      const UnitsTimesRows<T> product = {steps, batch_,        units_.data(), rows, own.width,
-                                         step,  to + size_t(p) * units * operand.vectors * lanes};
+      const UnitsTimesRows<T> product = {steps,
+                                         batch_,
+                                         packed ? units_.data() : factor,
+                                         packed ? 0 : factor_row,
+                                         rows,
+                                         own.width,
+                                         step,
+                                         to + size_t(p) * units * operand.vectors * lanes};
       accumulate(operand.vectors, units, product);
     }
   }
@@ -399,7 +407,7 @@ class Training {
   // A narrow stack's chunk stays in the second-level cache, gradients and hidden states included; a wide
   // one's in the third. A group of rows of a weight gradient stays in the first.
   static constexpr size_t kChunkBytes = size_t(1) << 19;
-  static constexpr int kRows = 192;
+  static constexpr int kRows = 192, kNarrow = 64;
 
   const Stack<T> &stack_;
   int batch_, steps_, chunk_;
