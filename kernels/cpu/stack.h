@@ -172,8 +172,8 @@ class Stack {
   }
 
  private:
-  // Neurons that share one sweep through the weights: so few that their sums stay in the first-level cache
-  // or, where the weights do not fit the second, more, so that each panel is fetched less often.
+  // Neurons that share one sweep through the weights: so few that their sums stay in the first-level
+  // cache or, where the weights do not fit the second, more, so that each panel is fetched less often.
   static constexpr int kBlock = 48, kWideBlock = 288;
   static constexpr size_t kCache = size_t(2) << 20;
   // Channels that are looked at together for spikes, and how many bytes ahead memory is asked for them.
@@ -182,9 +182,9 @@ class Stack {
 
   static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
 
-  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. No processor
-  // can predict which channel has a spike, so nothing branches on it: from groups of channels to pairs to
-  // channels, each pass writes down every place and moves on from those that are not silent.
+  // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. No
+  // processor can predict which channel has a spike, so nothing branches on it: from groups of channels to
+  // pairs to channels, each pass writes down every place and keeps those that are not silent.
   static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost,
                              Scratch &scratch) {
     int16_t *group = scratch.group.reserve(size_t(inputs) / kGroup + 1);
