@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from surrogate.kernels import SpikeEvents, StackSpec, cpu, run_stack
 from surrogate.kernels.cpu import provider as cpu_provider
+from surrogate.kernels.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
 
@@ -227,3 +229,28 @@ def test_events_outside_the_input_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"outside 0\.\.29"):
         run_stack(spec, weights, events, provider="cpu")
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64", "arm64", "aarch64"),
+    reason="subnormal numbers are zero only on x86-64 and arm64",
+)
+def test_subnormal_numbers_are_zero_within_the_kernels_and_only_there() -> None:
+    spec = StackSpec("rnn", (2,), input_size=3)
+    weights = {
+        name: torch.eye(2) * 1e-10 if "weight_hh" in name else torch.zeros(shape)
+        for name, shape in spec.parameter_shapes().items()
+    }
+    silent = SpikeEvents.from_dense(torch.zeros(1, 1, 3))
+    state = torch.full((1, 2), 1e-30, requires_grad=True)
+    outputs, _ = run_stack(spec, weights, silent, state, "reference")
+    assert 0 < outputs.max() < torch.finfo(torch.float32).tiny
+
+    outputs, _ = run_stack(spec, weights, silent, state, "cpu")
+    (grad,) = torch.autograd.grad(outputs, state, torch.full((1, 1, 2), 1e-30))
+    stepper = Stepper(spec, weights, 1, state=state.detach().numpy(), provider="cpu")
+    stepper.step(silent.channel.numpy(), silent.row_ptr.numpy())
+    assert not outputs.any()
+    assert not grad.any()
+    assert not stepper.outputs.any()
+    assert torch.tensor(1e-40) * 0.5 > 0

@@ -12,6 +12,7 @@
 #include "layer.h"
 #include "memory.h"
 #include "product.h"
+#include "subnormal.h"
 
 namespace surrogate {
 
@@ -131,6 +132,7 @@ class Stack {
   // order, h then c; outputs is [neurons][2].
   void step_events(int first, int last, const int16_t *channel, const int32_t *row_ptr, T *state,
                    T *outputs, Scratch &scratch) const {
+    const SubnormalsAreZero subnormals;
     scratch.gates.reserve(size_t(block_) * 4 * kVectorBytes);
     // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down.
     if (!scratch.memory.data()) {

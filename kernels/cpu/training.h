@@ -26,6 +26,7 @@ class Training {
   // backward() needs stays in memory.
   void forward(int batch, int steps, Events events, const T *state, T *outputs, T *final_state,
                bool keep) {
+    const SubnormalsAreZero subnormals;
     prepare(batch, steps, keep);
     move_state(state, static_cast<T *>(0), 0);
     for (int from = 0; from < steps; from += chunk_) {
@@ -46,6 +47,7 @@ class Training {
   void backward(Events events, const std::vector<Parameters<T> > &parameters, const T *grad_outputs,
                 const T *grad_final_state, const std::vector<Parameters<T> > &gradients,
                 T *grad_state) {
+    const SubnormalsAreZero subnormals;
     prepare_backward(parameters, grad_final_state);
     const int last_chunk = (steps_ - 1) / chunk_ * chunk_;
     for (int from = last_chunk; from >= 0; from -= chunk_) {
