@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 import threading
@@ -288,15 +289,16 @@ class Trainer:
 
     def _input_rates(self, events: SpikeEvents) -> dict[str, tuple[float, float]]:
         excitatory = self.dataset.n_excitatory
-        window = events.rows() // events.steps
-        is_excitatory = events.channel < excitatory
+        channel, ends = events.channel.numpy(), events.row_ptr[:: events.steps].numpy()
+        of_excitatory = np.array(
+            [np.count_nonzero(channel[i:j] < excitatory) for i, j in itertools.pairwise(ends)]
+        )
         found = {}
-        for name, mask, synapses in (
-            ("excitatory", is_excitatory, excitatory),
-            ("inhibitory", ~is_excitatory, self.dataset.n_inputs - excitatory),
+        for name, counts, synapses in (
+            ("excitatory", of_excitatory, excitatory),
+            ("inhibitory", np.diff(ends) - of_excitatory, self.dataset.n_inputs - excitatory),
         ):
             if synapses:
-                counts = torch.bincount(window[mask], minlength=events.batch)
                 rates = counts / (synapses * events.steps * self.dataset.dt_ms / 1000)
                 found[name] = float(rates.min()), float(rates.max())
         return found
