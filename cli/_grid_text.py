@@ -150,7 +150,7 @@ def plan_json(
         "grid": ledger.folder.path,
         "counts": ledger.counts(),
         "jobs": jobs,
-        "estimated_hours": round(seconds_left(rows, costs, jobs) / 3600, 3),
+        "estimated_hours": round(seconds_left(rows, costs, jobs) / 3600, 5),
         "disk_bytes": sum(disk_bytes(size, finished=True) for size in sizes) + running,
         "experiments": experiments,
     }

@@ -33,6 +33,11 @@ __all__ = ["StepCost", "calibrate", "disk_bytes"]
 
 #: Steps of a measurement. The first, which allocates memory, does not count.
 _STEPS = 3
+
+#: Short steps are measured again, for so long, seconds, and up to so many of them: only after a few
+#: do they wait for the batches they read, as the rest of a training will.
+_MEASURED_S = 1.0
+_MOST_STEPS = 40
 _KEPT_S = 7 * 86400.0
 
 
@@ -108,11 +113,25 @@ def disk_bytes(parameters: int, finished: bool) -> int:
 
 
 def _measure(experiment: Experiment, dataset: Dataset, device: str) -> StepCost:
-    """Train a few steps as one short epoch, in a folder that is thrown away."""
+    """Train one short epoch, and a longer one if its steps are short."""
+    gaps, finishing = _train(experiment, dataset, device, _STEPS)
+    steps = min(_MOST_STEPS, int(_MEASURED_S / gaps[0]))
+    if steps > _STEPS:
+        gaps, finishing = _train(experiment, dataset, device, steps)
+    settled = gaps[len(gaps) // 3 : -1]
+    step = sum(settled) / len(settled)
+    # The last step is followed by an epoch's end, which runs the windows to judge.
+    return StepCost(step, max(0.0, gaps[-1] - step * (1 + JUDGING_SHARE * len(gaps))), finishing)
+
+
+def _train(
+    experiment: Experiment, dataset: Dataset, device: str, steps: int
+) -> tuple[list[float], float]:
+    """Seconds between ``steps`` optimiser steps, and of finishing, in a folder thrown away."""
     recipe = dataclasses.replace(
         experiment.recipe,
         epochs=1,
-        windows_per_epoch=_STEPS * experiment.recipe.batch_size,
+        windows_per_epoch=steps * experiment.recipe.batch_size,
         patience=0,
         learning_rate=0.0,
         learning_rate_min=0.0,
@@ -131,10 +150,7 @@ def _measure(experiment: Experiment, dataset: Dataset, device: str) -> StepCost:
         began = time.perf_counter()
         finish(trainer, plots=False)
         finishing = time.perf_counter() - began
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    step = min(gaps[:-1])
-    # The last step is followed by an epoch's end, with shorter windows to judge than a real one.
-    return StepCost(step, max(0.0, gaps[-1] - step), finishing)
+    return [after - before for before, after in itertools.pairwise(times)], finishing
 
 
 def _key(experiment: Experiment, device: str) -> str:
