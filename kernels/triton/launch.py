@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +21,17 @@ __all__ = [
     "kernel_constants",
     "launch_backward",
     "launch_forward",
+    "launching_on",
     "weight_gradients",
 ]
+
+
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """While inside, kernels are launched on ``device``.
+
+    Triton launches on torch's current GPU, wherever the tensors lie; in its interpreter on none.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def kernel_constants(layout: StackLayout, tiling: Tiling) -> dict[str, Any]:

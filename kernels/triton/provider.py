@@ -15,7 +15,12 @@ from torch import Tensor
 
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.triton.launch import launch_backward, launch_forward, weight_gradients
+from surrogate.kernels.triton.launch import (
+    launch_backward,
+    launch_forward,
+    launching_on,
+    weight_gradients,
+)
 from surrogate.kernels.triton.layout import StackLayout, Tiling, choose_tiling
 from surrogate.kernels.triton.projection import project_events, sum_by_channel
 
@@ -45,10 +50,11 @@ def _recurrent_stack(
     """``-> top [M, B, T, H], state [M, B, S]``, and ``hidden, memory, slots`` for the way back."""
     layout = StackLayout(arch, tuple(sizes))
     first = layout.pad_rows(weights[0], 0).flatten(1, 2)
-    projected = project_events(first, channel, row_ptr, state.shape[1], steps)
-    hidden, memory, slots = launch_forward(
-        layout, _tiling(layout, state), projected, weights, state, keep
-    )
+    with launching_on(state.device):
+        projected = project_events(first, channel, row_ptr, state.shape[1], steps)
+        hidden, memory, slots = launch_forward(
+            layout, _tiling(layout, state), projected, weights, state, keep
+        )
     layers = range(len(sizes))
     final_h = [hidden[:, steps + layer, :, layout.columns(layer)] for layer in layers]
     final_c = None
@@ -101,19 +107,27 @@ def _recurrent_stack_backward(
     """Gradients of the weights and, last, of the initial state."""
     layout = StackLayout(arch, tuple(sizes))
     batch, steps = grad_top.shape[1:3]
-    grad_slots, grad_state = launch_backward(
-        layout, _tiling(layout, grad_state), grad_top, grad_state, weights, hidden, memory, slots
-    )
-    others = weight_gradients(layout, steps, hidden, grad_slots)
-    first = sum_by_channel(
-        grad_slots,
-        layout.slot_columns(0, "ih"),
-        channel,
-        row_ptr,
-        batch,
-        steps,
-        weights[0].shape[2],
-    )
+    with launching_on(hidden.device):
+        grad_slots, grad_state = launch_backward(
+            layout,
+            _tiling(layout, grad_state),
+            grad_top,
+            grad_state,
+            weights,
+            hidden,
+            memory,
+            slots,
+        )
+        others = weight_gradients(layout, steps, hidden, grad_slots)
+        first = sum_by_channel(
+            grad_slots,
+            layout.slot_columns(0, "ih"),
+            channel,
+            row_ptr,
+            batch,
+            steps,
+            weights[0].shape[2],
+        )
     return [layout.unpad_rows(first, 0), *others, grad_state]
 
 

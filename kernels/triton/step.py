@@ -14,6 +14,7 @@ from surrogate.kernels.triton import available, usable
 from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
 from surrogate.kernels.triton.cells import SLOTS
 from surrogate.kernels.triton.chips import chip_of
+from surrogate.kernels.triton.launch import launching_on
 from surrogate.kernels.triton.plan import StepPlan, plan_step
 from surrogate.kernels.triton.step_kernels import collect_events_kernel, step_kernel
 
@@ -240,9 +241,10 @@ class TritonStepper:
             self._listed = channel, begin, torch.empty_like(begin)
         channel, begin, end = self._listed
         block = min(_COUNTS_BLOCK, triton.next_power_of_2(inputs))
-        collect_events_kernel[(self.neurons,)](
-            counts, lost, channel, begin, end, INPUTS=inputs, BLOCK=block, num_warps=4
-        )
+        with launching_on(self.state.device):
+            collect_events_kernel[(self.neurons,)](
+                counts, lost, channel, begin, end, INPUTS=inputs, BLOCK=block, num_warps=4
+            )
         self._launch(channel, begin, end)
 
     def check(self) -> None:
@@ -260,19 +262,20 @@ class TritonStepper:
             )
 
     def _launch(self, channel: Tensor, begin: Tensor, end: Tensor) -> None:
-        step_kernel[self._grid](
-            channel,
-            begin,
-            end,
-            self._weights,
-            self.state,
-            self._fresh,
-            self.outputs,
-            self._arrived,
-            self._failed,
-            self.neurons,
-            **self._options,
-        )
+        with launching_on(self.state.device):
+            step_kernel[self._grid](
+                channel,
+                begin,
+                end,
+                self._weights,
+                self.state,
+                self._fresh,
+                self.outputs,
+                self._arrived,
+                self._failed,
+                self.neurons,
+                **self._options,
+            )
 
 
 def step_options(
