@@ -37,7 +37,13 @@ _CHOICES = tuple(itertools.product((0.001, 0.003, 0.006, 0.01), (1.0, 5.0, 20.0)
 
 
 def measure(
-    arch: str, hidden: str, models: int, steps: int, device: str, **changes: Any
+    arch: str,
+    hidden: str,
+    models: int,
+    steps: int,
+    device: str,
+    same_seeds: bool = False,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Time ``steps`` steps of ``models`` runs, together and one after the other.
 
@@ -48,15 +54,18 @@ def measure(
     models, steps : int
         At least 1 and 3; the first step, which compiles, and the last, which judges, do not count.
     device : str
+    same_seeds : bool
+        Whether all runs have one seed, and so read each batch once for all of them together.
     changes
         Recipe values other than the blog's.
 
     Returns
     -------
     dict
-        ``config``, ``models``, ``steps``, ``device``, ``provider``; ``parity``, the largest
-        relative difference between losses; ``together_p50`` and ``alone_p50``, median seconds of
-        one step of all runs; and ``ratio``, alone over together, or None where losses disagree.
+        ``config``, ``models``, ``steps``, ``device``, ``provider``, ``same_seeds``; ``parity``,
+        the largest relative difference between losses; ``together_p50`` and ``alone_p50``, median
+        seconds of one step of all runs; and ``ratio``, alone over together, or None where losses
+        disagree.
     """
     batch = changes.get("batch_size", load_recipe("blog", arch).batch_size)
     overrides = {"epochs": 1, "windows_per_epoch": steps * batch, **changes}
@@ -65,7 +74,15 @@ def measure(
         def runs(kind: str) -> list[Trainer]:
             home = Path(folder) / kind
             return [
-                _trainer(dataset, home / str(index), arch, hidden, index, device, overrides)
+                _trainer(
+                    dataset,
+                    home / str(index),
+                    (arch, hidden),
+                    index,
+                    0 if same_seeds else index,
+                    device,
+                    overrides,
+                )
                 for index in range(models)
             ]
 
@@ -85,6 +102,7 @@ def measure(
         "steps": steps,
         "device": device,
         "provider": default_provider(device),
+        "same_seeds": same_seeds,
         "parity": parity,
         "parity_bound": PARITY_BOUND,
         "together_p50": together,
@@ -96,16 +114,17 @@ def measure(
 def _trainer(
     dataset: Dataset,
     folder: Path,
-    arch: str,
-    hidden: str,
+    stack: tuple[str, str],
     index: int,
+    seed: int,
     device: str,
     overrides: dict[str, Any],
 ) -> Trainer:
+    arch, hidden = stack
     rate, weight = _CHOICES[index % len(_CHOICES)]
     recipe = load_recipe("blog", arch, {**overrides, "learning_rate": rate, "pos_weight": weight})
     sizes = parse_hidden_sizes(hidden)
-    config = RunConfig(arch, sizes, recipe, 0, "exact", None, dataset.digest, reuse_windows=True)
+    config = RunConfig(arch, sizes, recipe, seed, "exact", None, dataset.digest, reuse_windows=True)
     run = RunFolder(folder)
     run.create(config)
     return Trainer(config, dataset, run, device)
@@ -121,8 +140,9 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
             times.append(time.perf_counter())
         losses[trainer].append(progress.loss)
 
-    for _ in train_together(trainers, note, lambda _: False):
-        pass
+    for _, error in train_together(trainers, note, lambda _: False):
+        if error is not None:
+            raise error
     return [after - before for before, after in itertools.pairwise(times)][:-1], [*losses.values()]
 
 
@@ -134,12 +154,15 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
 @click.option("--models", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=12, show_default=True, type=click.IntRange(4))
 @click.option("--device", default=None, help="cpu or cuda [default: cuda if there is].")
-def main(arch: str, hidden: str, models: int, steps: int, device: str | None) -> None:
+@click.option("--same-seeds", is_flag=True, help="One seed for all, as with grid run --same-seeds.")
+def main(
+    arch: str, hidden: str, models: int, steps: int, device: str | None, same_seeds: bool
+) -> None:
     """Print how long a step of several runs takes, together and one after the other, as JSON."""
     torch.set_num_threads(1)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        row = measure(arch, hidden, models, steps, device)
+        row = measure(arch, hidden, models, steps, device, same_seeds)
     except SurrogateError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_code) from error
