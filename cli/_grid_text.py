@@ -69,7 +69,7 @@ class Progress:
         from surrogate.grid.time_left import seconds_left
 
         rows = list(self._ledger.rows.values())
-        left = seconds_left(rows, self._costs, self._engine.slots)
+        left = seconds_left(rows, self._costs, self._engine.workers, self._engine.together)
         return f"{counts_text(self._ledger)}, about {duration(left)} left"
 
 
@@ -127,7 +127,7 @@ def ledger_text(ledger: Ledger, costs: Mapping[str, float]) -> str:
 
 
 def plan_json(
-    ledger: Ledger, costs: Mapping[str, float], jobs: int, n_inputs: int
+    ledger: Ledger, costs: Mapping[str, float], jobs: int, together: int, n_inputs: int
 ) -> dict[str, Any]:
     """What `grid run --dry-run` prints."""
     from surrogate.grid.cost import disk_bytes
@@ -145,12 +145,13 @@ def plan_json(
         for row in rows
     ]
     sizes = sorted((one["parameters"] for one in experiments), reverse=True)
-    running = sum(disk_bytes(size, finished=False) for size in sizes[:jobs])
+    running = sum(disk_bytes(size, finished=False) for size in sizes[: jobs * together])
     return {
         "grid": ledger.folder.path,
         "counts": ledger.counts(),
         "jobs": jobs,
-        "estimated_hours": round(seconds_left(rows, costs, jobs) / 3600, 5),
+        "together": together,
+        "estimated_hours": round(seconds_left(rows, costs, jobs, together) / 3600, 5),
         "disk_bytes": sum(disk_bytes(size, finished=True) for size in sizes) + running,
         "experiments": experiments,
     }

@@ -78,7 +78,7 @@ Examples:
 --json prints one object: grid, counts (done, unstable, running, failed, pending),
 experiments (hash, arch, hidden_sizes, learning_rate, class_weight, seed, status, progress,
 seconds, roc_auc, error, host). With --dry-run each has parameters and estimated_seconds instead
-of what only a run knows, and all together jobs, estimated_hours and disk_bytes.
+of what only a run knows, and all together jobs, together, estimated_hours and disk_bytes.
 """
 
 
@@ -216,7 +216,9 @@ def _run(
     engine = _engine(folder, dataset, options, table)
     try:
         folder.create(planned)
-        folder.write_costs(_calibrate(left, dataset, _device(options)))
+        # As a local worker would take, for want of a cluster's.
+        (device, *_), _ = _local_workers(options)
+        folder.write_costs(_calibrate(left, dataset, device))
     except BaseException:
         engine.close()
         raise
@@ -238,11 +240,12 @@ def _run(
     return ledger
 
 
-def _device(options: dict[str, Any]) -> str:
-    """Where to time training steps: as a local worker does, for want of a cluster's."""
-    from surrogate.grid.local import devices
+def _local_workers(options: dict[str, Any]) -> tuple[list[str], int]:
+    """The device of each local worker, and how many experiments each trains together."""
+    from surrogate.grid.local import TOGETHER_ON_A_GPU, devices
 
-    return devices(options["device"], options["jobs"])[0]
+    workers = devices(options["device"], options["jobs"])
+    return workers, options["together"] or (1 if workers[0] == "cpu" else TOGETHER_ON_A_GPU)
 
 
 def _calibrate(experiments: list[Experiment], dataset: Dataset, device: str) -> dict[str, float]:
@@ -267,14 +270,12 @@ def _engine(
 
     data = None if dataset.is_sample else str(dataset.path)
     if options["engine"] == "local":
-        from surrogate.grid.local import LocalEngine, devices
+        from surrogate.grid.local import LocalEngine
 
         for name in ("scheduler", "cluster", "ship_data"):
             if options[name]:
                 raise UsageError(f"--{name.replace('_', '-')} needs --engine dask")
-        workers = devices(options["device"], options["jobs"])
-        together = options["together"] or (1 if workers[0] == "cpu" else TOGETHER_ON_A_GPU)
-        return LocalEngine(folder.path, data, workers, together)
+        return LocalEngine(folder.path, data, *_local_workers(options))
     from surrogate.grid.cluster import DaskEngine, connect, connect_slurm
 
     if options["jobs"]:
@@ -299,13 +300,12 @@ def _dry_run(
 ) -> None:
     from surrogate.cli._grid_text import plan_json, plan_text
     from surrogate.grid.ledger import Ledger
-    from surrogate.grid.local import devices
 
     ledger = Ledger(folder, planned.experiments())
     experiments = [row.experiment for row in ledger.rows.values()]
-    costs = _calibrate(experiments, dataset, _device(options))
-    jobs = len(devices(options["device"], options["jobs"]))
-    plan = plan_json(ledger, costs, jobs, dataset.n_inputs)
+    workers, together = _local_workers(options)
+    costs = _calibrate(experiments, dataset, workers[0])
+    plan = plan_json(ledger, costs, len(workers), together, dataset.n_inputs)
     emit(as_json, plan, plan_text(plan))
 
 

@@ -246,9 +246,11 @@ class Trainer:
         """
         stop = stop or threading.Event()
         with stop_on_signals(stop):
-            for _ in train_together(
+            for _, error in train_together(
                 [self], lambda _, progress: report(progress), lambda _: stop.is_set()
             ):
+                if error is not None:
+                    raise error
                 if not self.done:
                     raise Interrupted(
                         f"stopped after step {self.step} of {self.config.recipe.steps}, everything "

@@ -6,17 +6,21 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from surrogate.kernels import SpikeEvents
+from surrogate.kernels import SpikeEvents, default_provider
 from surrogate.stack import run_stacks
 
 if TYPE_CHECKING:
     from surrogate.training import Progress, Reading, Trainer
+
+    _Ended = tuple[Trainer, Exception | None]
 
 __all__ = ["stop_on_signals", "train_together"]
 
@@ -25,12 +29,11 @@ def train_together(
     trainers: Sequence[Trainer],
     report: Callable[[Trainer, Progress], None],
     stopped: Callable[[Trainer], bool],
-) -> Iterator[Trainer]:
+) -> Iterator[tuple[Trainer, Exception | None]]:
     """Train runs of one configuration side by side, step by step, until each has ended.
 
-    On a GPU their stacks share every launch, which takes hardly longer than that of one small
-    stack. Each run keeps its learning rate, class weight, seed, step and schedule, and becomes what
-    it would have become alone.
+    On a GPU their stacks share every launch. Each run keeps its learning rate, class weight, seed,
+    step and schedule, and becomes what it would have become alone.
 
     Parameters
     ----------
@@ -44,43 +47,77 @@ def train_together(
 
     Yields
     ------
-    Trainer
-        Each as soon as it has ended: done, or, if it is not :attr:`Trainer.done`, stopped. The
-        others wait until the next is asked for.
+    (Trainer, Exception or None)
+        Each as soon as it has ended: done, or, if it is not :attr:`Trainer.done`, stopped or ended
+        by an error of its own. The others wait until the next is asked for.
 
     Raises
     ------
     ValueError
         If the trainers do not fit together.
+    Exception
+        Whatever goes wrong in what they share; then none of them has ended.
     """
     if len({trainer.shape for trainer in trainers}) > 1:
         raise ValueError("runs that train together need one stack and one shape of batch")
-    ended = [trainer for trainer in trainers if trainer.done]
+    ended: list[_Ended] = [(trainer, None) for trainer in trainers if trainer.done]
     active = [trainer for trainer in trainers if not trainer.done]
+    del trainers  # what has ended belongs to the caller alone, who may need its memory
+    began = time.monotonic()
     with ThreadPoolExecutor(1) as reader:
         upcoming = _submit(reader, {}, active, 0)
         while active or ended:
-            yield from ended
-            if not active:
-                return
-            began = time.monotonic()
-            readings = [upcoming[trainer.reading_key(trainer.step)] for trainer in active]
-            found = [reading.result() for reading in readings]
-            upcoming = _submit(reader, upcoming, active, 1)
-            losses = _take_step(active, found)
-            judged = [trainer for trainer in active if trainer.epoch_ended]
-            _end_epochs(judged)
-            seconds = time.monotonic() - began
-            ended = []
-            for trainer, loss in zip(active, losses, strict=True):
-                progress = trainer.finish_step(seconds, loss, trainer in judged)
-                report(trainer, progress)
-                if stopped(trainer) and not trainer.done:
-                    trainer.save()
-                    ended.append(trainer)
-                elif trainer.done:
-                    ended.append(trainer)
-            active = [trainer for trainer in active if trainer not in ended]
+            while ended:
+                yield ended.pop(0)
+            readings = _wait_for(active, upcoming, ended)
+            upcoming = _submit(reader, upcoming, list(readings), 1)
+            losses = _take_step(readings)
+            judged = _run_judged([trainer for trainer in readings if trainer.epoch_ended])
+            # From one step to the next, so that saving counts, and judging whoever has ended.
+            began, seconds = time.monotonic(), time.monotonic() - began
+            for trainer, loss in losses.items():
+                outputs = judged.get(trainer)
+                ended += _finish_step(trainer, seconds, loss, outputs, report, stopped)
+            gone = [trainer for trainer, _ in ended]
+            active = [trainer for trainer in active if trainer not in gone]
+
+
+def _wait_for(
+    trainers: Sequence[Trainer],
+    upcoming: Mapping[tuple[object, ...], Future[Reading]],
+    ended: list[_Ended],
+) -> dict[Trainer, Reading]:
+    """The batches of the step under way; a trainer whose batch cannot be read has ended."""
+    readings = {}
+    for trainer in trainers:
+        try:
+            readings[trainer] = upcoming[trainer.reading_key(trainer.step)].result()
+        except Exception as error:
+            ended.append((trainer, error))
+    return readings
+
+
+def _finish_step(
+    trainer: Trainer,
+    seconds: float,
+    loss: float,
+    judged: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    report: Callable[[Trainer, Progress], None],
+    stopped: Callable[[Trainer], bool],
+) -> list[_Ended]:
+    """What each trainer does for itself after a step; returns it if it has ended."""
+    try:
+        if judged is not None:
+            trainer.end_epoch(*judged)
+        report(trainer, trainer.finish_step(seconds, loss, judged is not None))
+        if trainer.done:
+            return [(trainer, None)]
+        if stopped(trainer):
+            trainer.save()
+            return [(trainer, None)]
+    except Exception as error:
+        return [(trainer, error)]
+    return []
 
 
 def _submit(
@@ -99,37 +136,60 @@ def _submit(
     return wanted
 
 
-def _take_step(trainers: Sequence[Trainer], readings: Sequence[Reading]) -> list[float]:
+def _take_step(readings: Mapping[Trainer, Reading]) -> dict[Trainer, float]:
     """One optimiser step of each trainer; returns their losses."""
-    # Runs of one seed read the same windows, which then need to be on the device only once.
-    placed = {id(reading): reading.batch.to(trainers[0].device) for reading in readings}
-    batches = [placed[id(reading)] for reading in readings]
-    events = batches[0].events
-    if len(placed) > 1:
-        events = SpikeEvents.concatenate([batch.events for batch in batches])
-    for trainer, reading in zip(trainers, readings, strict=True):
-        trainer.prepare_step(reading)
-    stacks = [trainer.stack for trainer in trainers]
-    logits, voltage = run_stacks(stacks, events, batches[0].events.batch)
-    terms = [
-        trainer.losses(batch, *outputs)
-        for trainer, batch, *outputs in zip(trainers, batches, logits, voltage, strict=True)
-    ]
-    # One walk back through what they share; the runs have no parameter in common.
-    torch.autograd.backward([spikes + membrane for spikes, membrane in terms])
-    return [trainer.learn(*both) for trainer, both in zip(trainers, terms, strict=True)]
+    losses = {}
+    for trainers in _sharing(list(readings)):
+        # Runs of one seed read the same windows, which then need to be on the device only once.
+        placed = {
+            id(reading): reading.batch.to(trainers[0].device)
+            for reading in (readings[trainer] for trainer in trainers)
+        }
+        batches = [placed[id(readings[trainer])] for trainer in trainers]
+        events = batches[0].events
+        if len(placed) > 1:
+            events = SpikeEvents.concatenate([batch.events for batch in batches])
+        for trainer in trainers:
+            trainer.prepare_step(readings[trainer])
+        stacks = [trainer.stack for trainer in trainers]
+        logits, voltage = run_stacks(stacks, events, batches[0].events.batch)
+        terms = [
+            trainer.losses(batch, *outputs)
+            for trainer, batch, *outputs in zip(trainers, batches, logits, voltage, strict=True)
+        ]
+        # One walk back through what they share; the runs have no parameter in common.
+        torch.autograd.backward([spikes + membrane for spikes, membrane in terms])
+        for trainer, both in zip(trainers, terms, strict=True):
+            losses[trainer] = trainer.learn(*both)
+    return losses
 
 
 @torch.no_grad()
-def _end_epochs(trainers: Sequence[Trainer]) -> None:
-    """Judge the trainers whose epoch has ended, on the windows that all of them are judged by."""
+def _run_judged(
+    trainers: Sequence[Trainer],
+) -> dict[Trainer, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Logits and voltage of each trainer, whose epoch has ended, on the windows that judge it."""
+    outputs = {}
+    for group in _sharing(trainers):
+        judged = group[0].judged.events
+        stacks = [trainer.averaged for trainer in group]
+        logits, voltage = run_stacks(stacks, judged.to(group[0].device), judged.batch)
+        for trainer, *both in zip(group, logits, voltage, strict=True):
+            outputs[trainer] = both[0].cpu().numpy(), both[1].cpu().numpy()
+    return outputs
+
+
+def _sharing(trainers: Sequence[Trainer]) -> list[Sequence[Trainer]]:
+    """Those that share a launch: all on a GPU; on a CPU, where nothing is shared, none.
+
+    One after the other they use one working memory, which stays in the cache.
+    """
     if not trainers:
-        return
-    judged = trainers[0].judged.events
-    stacks = [trainer.averaged for trainer in trainers]
-    logits, voltage = run_stacks(stacks, judged.to(trainers[0].device), judged.batch)
-    for trainer, *outputs in zip(trainers, logits, voltage, strict=True):
-        trainer.end_epoch(*(output.cpu().numpy() for output in outputs))
+        return []
+    first = trainers[0]
+    if (first.stack.provider or default_provider(first.device)) == "triton":
+        return [trainers]
+    return [[trainer] for trainer in trainers]
 
 
 @contextlib.contextmanager

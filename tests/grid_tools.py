@@ -94,14 +94,14 @@ def starts(place: GridFolder, name: str) -> list[dict[str, Any]]:
 
 
 class InlineEngine:
-    """An engine of one worker that runs its tasks in :meth:`wait`, or does what it is told.
+    """An engine that runs its tasks in :meth:`wait`, one by one, or does what it is told.
 
     ``instead`` holds what happens to a task with that experiment in it.
     """
 
-    def __init__(self, place: GridFolder, data: Path, together: int = 1) -> None:
+    def __init__(self, place: GridFolder, data: Path, together: int = 1, workers: int = 1) -> None:
         self.place, self.data = place, data
-        self.together = self.slots = together
+        self.together, self.workers = together, workers
         self.tasks: list[list[str]] = []
         self.instead: dict[str, Callable[[], Outcome]] = {}
         self.closed = False
@@ -113,7 +113,7 @@ class InlineEngine:
 
     @property
     def free(self) -> int:
-        return 1 - len(self._waiting)
+        return self.workers - len(self._waiting)
 
     def submit(self, names: Sequence[str]) -> None:
         self.tasks.append(list(names))

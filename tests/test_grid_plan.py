@@ -284,22 +284,62 @@ def test_time_left_follows_what_was_measured() -> None:
     experiments = _many()
     costs = {one.hash: 10.0 for one in experiments}
     rows = [Row(one, "pending") for one in experiments]
-    assert seconds_left(rows, costs, slots=1) == pytest.approx(60)
-    assert seconds_left(rows, costs, slots=3) == pytest.approx(20)
+    assert seconds_left(rows, costs, workers=1) == pytest.approx(60)
+    assert seconds_left(rows, costs, workers=3) == pytest.approx(20)
     # 4-2 took twice what was predicted: so, for want of better, will the others.
     rows[0] = Row(experiments[0], "done", seconds=20.0, progress=1.0, finished=1.0)
-    assert seconds_left(rows, costs, slots=1) == pytest.approx(100)
+    assert seconds_left(rows, costs, workers=1) == pytest.approx(100)
     # 8-2, half done after 5 s, takes what was predicted, and 6-2 the mean of both.
     rows[2] = Row(experiments[2], "running", seconds=5.0, progress=0.5)
-    assert seconds_left(rows, costs, slots=1) == pytest.approx(20 + 5 + 10 + 2 * 15)
+    assert seconds_left(rows, costs, workers=1) == pytest.approx(20 + 5 + 10 + 2 * 15)
     # What failed is not waited for; what runs beyond our slots is.
     rows[4] = Row(experiments[4], "failed", error="broken")
-    assert seconds_left(rows, costs, slots=1) == pytest.approx(20 + 5 + 10 + 15)
+    assert seconds_left(rows, costs, workers=1) == pytest.approx(20 + 5 + 10 + 15)
     # What was finished before anyone predicted anything tells nothing, and does no harm.
     known = {one.hash: 10.0 for one in experiments[1:]}
-    assert seconds_left(rows, known, slots=1) == pytest.approx(10 + 5 + 10 + 10)
+    assert seconds_left(rows, known, workers=1) == pytest.approx(10 + 5 + 10 + 10)
     done = [Row(one, "done", 3.0, 1.0, finished=2.0) for one in experiments]
-    assert seconds_left(done, costs, slots=2) == 0
+    assert seconds_left(done, costs, workers=2) == 0
+
+
+def test_time_left_reckons_with_what_ended_early() -> None:
+    experiments = _many()[:2]
+    costs = {one.hash: 100.0 for one in experiments}
+    waiting = Row(experiments[1], "pending")
+    # Unstable after a quarter of its steps, at twice the time that was predicted.
+    early = Row(experiments[0], "unstable", seconds=50.0, progress=0.25, finished=1.0)
+    assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(200)
+    # Its first step says nothing.
+    early = Row(experiments[0], "unstable", seconds=5.0, progress=0.001, finished=1.0)
+    assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(100)
+
+
+def test_time_left_reckons_with_all_that_run() -> None:
+    recipes = [load_recipe("blog", "rnn", {"learning_rate": n / 1000}) for n in range(1, 13)]
+    experiments = [_experiment(recipe=recipe) for recipe in recipes]
+    costs = {one.hash: 100.0 for one in experiments}
+    rows = [
+        Row(one, "running", seconds=50.0 * ratio, progress=0.5)
+        for one, ratio in zip(experiments, (0.5, 0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 1.5), strict=False)
+    ]
+    rows += [Row(one, "pending") for one in experiments[8:]]
+    # The mean, not that of the slowest four: 50 s more, then 100 s for those that wait.
+    assert seconds_left(rows, costs, workers=8) == pytest.approx(150)
+
+
+def test_time_left_reckons_with_what_trains_together() -> None:
+    experiments = _many()
+    costs = {one.hash: float(one.hidden_sizes[0]) for one in experiments}
+    rows = [Row(one, "pending") for one in experiments]
+    # Three configurations of two experiments each, which take what one takes.
+    assert seconds_left(rows, costs, workers=1, together=12) == pytest.approx(8 + 6 + 4)
+    assert seconds_left(rows, costs, workers=1, together=1) == pytest.approx(2 * 18)
+    # Two workers share the two experiments of a configuration.
+    assert seconds_left(rows, costs, workers=2, together=12) == pytest.approx(18)
+    rows = [Row(one, "running", seconds=1.0, progress=0.04) for one in experiments[:2]]
+    rows += [Row(one, "pending") for one in experiments[2:4]]
+    left = seconds_left(rows, costs, workers=1, together=2)
+    assert left == pytest.approx(0.96 * costs[experiments[0].hash] + costs[experiments[2].hash])
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])

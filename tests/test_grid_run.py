@@ -240,7 +240,7 @@ def test_stopping_saves_and_the_grid_goes_on_bit_for_bit(finished, toy_data, tmp
 
     def stopped_midway() -> Outcome:
         stop.set()
-        return take(place, second, toy_data, stop)
+        return take(place, second, toy_data, _StopAfter(1))
 
     engine.instead[second] = stopped_midway
     with pytest.raises(Interrupted):
@@ -278,11 +278,11 @@ def test_a_corrupted_checkpoint_falls_back_and_says_so(damage, finished, toy_dat
 
 
 class _StopAfter(threading.Event):
-    """Set from the ``steps``-th time on that the training loop looks at it."""
+    """Set from the ``steps``-th step on: it is looked at before the first and after each."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        self.left = steps
+        self.left = steps + 1
 
     def is_set(self) -> bool:
         self.left -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 from grid_tools import (
     InlineEngine,
     assert_same_result,
@@ -64,7 +65,7 @@ def test_experiments_of_one_configuration_are_one_task(alone, toy_data, tmp_path
 def test_local_workers_train_together(alone, toy_data, tmp_path) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data)
     engine = LocalEngine(place.path, str(toy_data), ["cpu"], together=2)
-    assert engine.slots == 2
+    assert (engine.workers, engine.together) == (1, 2)
     assert {one.status for one in _run(ledger, engine)} <= {"done", "unstable"}
     for name in ledger.rows:
         assert_same_result(place, alone, name)
@@ -80,7 +81,7 @@ def test_the_command_takes_how_many(alone, toy_data, tmp_path) -> None:
         assert place.experiment(name).done()["together"] == 2
 
 
-def test_what_is_done_or_in_other_hands_is_left_out(alone, toy_data, tmp_path) -> None:
+def test_what_is_done_or_in_other_hands_is_left_out(toy_data, tmp_path) -> None:
     rates = [0.003, 0.006, 0.01]
     place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn", learning_rate=rates)
     finished, taken, free = ledger.rows
@@ -122,7 +123,7 @@ def test_what_fails_together_is_tried_alone(alone, toy_data, tmp_path, monkeypat
     seen = _run(ledger, engine)
     assert [len(names) for names in engine.tasks] == [2, 1, 1]
     assert {one.message for one in seen if one.status == "died"} == {
-        "training 2 together: MemoryError: by the test; trying it alone"
+        "training with others: MemoryError: by the test; trying it alone"
     }
     assert ledger.counts()["failed"] == 0
     for name in ledger.rows:
@@ -147,3 +148,108 @@ def test_those_that_died_together_go_on_alone(alone, toy_data, tmp_path) -> None
     assert ledger.rows[deadly].status == "failed"
     assert_same_result(place, alone, mate)
     assert engine.submitted.count(deadly) == 3
+
+
+@pytest.mark.parametrize("when", ["beginning", "judging"])
+def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypatch, when) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    first, second = ledger.rows
+    original = task.Trainer if when == "beginning" else task.finish
+    calls = []
+
+    def too_much(*arguments, **options):
+        calls.append(arguments)
+        # The second begins, or the first is judged, while the other is held.
+        if len(calls) == (2 if when == "beginning" else 1):
+            raise torch.OutOfMemoryError("by the test")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(task, "Trainer" if when == "beginning" else "finish", too_much)
+    if when == "judging":  # the first ends while the second goes on
+        _stop_at_the_last_step(place, first, toy_data)
+    outcomes = {one.hash: one for one in take_together(place, [first, second], toy_data)}
+    lost, kept = (second, first) if when == "beginning" else (first, second)
+    assert outcomes[lost].status == "died"
+    assert "by the test; trying it alone" in str(outcomes[lost].message)
+    assert place.experiment(lost).failure() is None
+    assert outcomes[kept].status in ("done", "unstable")
+
+
+def _stop_at_the_last_step(place, name, data) -> None:
+    """Leave the experiment with all but its last step done."""
+    stop = threading.Event()
+    original = task._Work.note
+
+    def note(work, progress) -> None:
+        original(work, progress)
+        if progress.step == progress.steps - 1:
+            stop.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task._Work, "note", note)
+        (outcome,) = take_together(place, [name], data, stop)
+    assert outcome.status == "interrupted"
+
+
+def test_stopping_reaches_those_that_the_memory_did_not_hold(
+    toy_data, tmp_path, monkeypatch
+) -> None:
+    rates = [0.003, 0.006, 0.01]
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn", learning_rate=rates)
+    monkeypatch.setattr(task, "_fitting", lambda *_: 2)
+    original = task._Work.note
+
+    def revoked(work, progress) -> None:  # as a Dask client does that is interrupted
+        original(work, progress)
+        work.lost.set()
+
+    monkeypatch.setattr(task._Work, "note", revoked)
+    first, second, third = ledger.rows
+    outcomes = task.take_up(
+        str(place.path), [first, second, third], str(toy_data), "cpu", threading.Event()
+    )
+    assert [one.status for one in outcomes] == ["interrupted"] * 3
+    assert len(starts(place, first)) == len(starts(place, second)) == 1
+    assert not place.experiment(third).path.exists()
+
+
+def test_what_was_interrupted_goes_on_together(alone, toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    engine = InlineEngine(place, toy_data, together=2)
+    names = list(ledger.rows)
+
+    def report(outcome) -> None:
+        engine.instead.clear()
+
+    engine.instead = {name: lambda name=name: Outcome(name, "interrupted") for name in names}
+    run_grid(names, ledger, engine, threading.Event(), report)
+    assert [sorted(task) for task in engine.tasks] == [sorted(names)] * 2
+    for name in names:
+        assert_same_result(place, alone, name)
+
+
+def test_no_worker_takes_what_others_could_do_meanwhile(alone, toy_data, tmp_path) -> None:
+    rates = [0.003, 0.006, 0.01]
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn", learning_rate=rates)
+    engine = InlineEngine(place, toy_data, together=12, workers=2)
+    _run(ledger, engine)
+    assert [len(names) for names in engine.tasks] == [2, 1]
+
+
+def test_what_ended_before_its_worker_died_is_not_run_again(toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    engine = InlineEngine(place, toy_data, together=2)
+    names = list(ledger.rows)
+
+    def die(name) -> Outcome:
+        if name == names[0]:
+            take(place, name, toy_data)
+        else:
+            place.experiment(name).write_failure("by the test")
+        return Outcome(name, "died", "killed")
+
+    engine.instead = {name: lambda name=name: die(name) for name in names}
+    seen = {one.hash: one for one in _run(ledger, engine)}
+    assert engine.tasks == [names]
+    assert seen[names[0]].status in ("done", "unstable")
+    assert (seen[names[1]].status, seen[names[1]].message) == ("failed", "by the test")

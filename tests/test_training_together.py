@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from together_tools import assert_same_runs, train, trainers
@@ -32,9 +35,9 @@ def test_runs_at_different_steps_go_on_together_and_end_one_by_one(toy_data, tmp
     together = trainers(toy_data, tmp_path / "together", "gru", (6, 2), **SMALL)
     assert [trainer.step for trainer in together] == [0, 3, 0]
     running = train_together(together, lambda *_: None, lambda _: False)
-    assert next(running) is together[1]
+    assert next(running) == (together[1], None)
     assert [trainer.step for trainer in together] == [3, 6, 3]
-    assert set(running) == {together[0], together[2]}
+    assert set(running) == {(together[0], None), (together[2], None)}
     alone = trainers(toy_data, tmp_path / "alone", "gru", (6, 2), **SMALL)
     for trainer in alone:
         train(trainer)
@@ -47,7 +50,7 @@ def test_one_that_is_stopped_saves_and_the_others_go_on(toy_data, tmp_path) -> N
     ended = list(
         train_together(together, lambda *_: None, lambda one: one is stopped and stopped.step == 1)
     )
-    assert ended[0] is stopped
+    assert ended[0] == (stopped, None)
     assert [trainer.done for trainer in together] == [True, True, False]
     assert trainers(toy_data, tmp_path / "runs", "rnn", (6, 2), **SMALL)[2].step == 1
 
@@ -59,13 +62,46 @@ def test_one_whose_loss_is_not_finite_leaves_the_others_alone(toy_data, tmp_path
         if trainer is together[0] and progress.step == 3:
             trainer.stack.layers[0].bias_ih_l0.data.fill_(torch.nan)
 
-    assert next(train_together(together, poison, lambda _: False)) is together[0]
+    assert next(train_together(together, poison, lambda _: False)) == (together[0], None)
     assert together[0].failure == "loss or gradient not finite at step 4"
     train(*together[1:])
     alone = trainers(toy_data, tmp_path / "alone", "lstm", (6, 2), **SMALL)[1:]
     for trainer in alone:
         train(trainer)
     assert_same_runs(together[1:], alone)
+
+
+@pytest.mark.parametrize("place", ["read", "save", "end_epoch"])
+def test_an_error_of_one_ends_it_alone(toy_data, tmp_path, monkeypatch, place) -> None:
+    together = trainers(toy_data, tmp_path / "together", "gru", (6, 2), **SMALL)
+    faulty = together[2]  # with a seed of its own
+
+    def fail(*_):
+        raise OSError(f"cannot {place}")
+
+    monkeypatch.setattr(faulty, place, fail)
+    ended = dict(train_together(together, lambda *_: None, lambda _: False))
+    assert str(ended.pop(faulty)) == f"cannot {place}"
+    assert list(ended.values()) == [None, None]
+    alone = trainers(toy_data, tmp_path / "alone", "gru", (6, 2), **SMALL)[:2]
+    for trainer in alone:
+        train(trainer)
+    assert_same_runs(together[:2], alone)
+
+
+def test_who_has_ended_belongs_to_the_caller_alone(toy_data, tmp_path) -> None:
+    together = trainers(toy_data, tmp_path / "runs", "rnn", (6, 2), **SMALL)
+    refused = weakref.ref(together[0])
+    running = train_together(
+        list(together), lambda *_: None, lambda one: one is refused() and one.step == 1
+    )
+    trainer, _ = next(running)
+    assert trainer is refused()
+    del trainer, together[0]
+    assert next(running) == (together[0], None)
+    gc.collect()
+    assert refused() is None
+    running.close()
 
 
 def test_windows_that_several_runs_see_are_read_once(toy_data, tmp_path, monkeypatch) -> None:

@@ -34,9 +34,9 @@ def trainers(data: Path, folder: Path, arch: str, sizes: tuple[int, ...], **over
 
 def train(*group: Trainer) -> None:
     """Train the runs of ``group`` together to their ends."""
-    ended = list(train_together(group, lambda *_: None, lambda _: False))
+    ended = dict(train_together(group, lambda *_: None, lambda _: False))
     assert set(ended) == set(group)
-    assert all(trainer.done for trainer in ended)
+    assert all(trainer.done and error is None for trainer, error in ended.items())
 
 
 def assert_same_runs(ours: list[Trainer], alone: list[Trainer]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import shlex
 import socket
@@ -28,6 +27,9 @@ _INSTALL = "python -m pip install 'surrogate-neuron[cluster]'"
 #: How long to wait for a scheduler, and at the end for running experiments to save, seconds.
 _CONNECT_S = 30.0
 _GRACE_S = 120.0
+
+#: How long a task that has been handed to a worker may take until it holds its leases, seconds.
+_BEGINNING_S = 2.0
 
 
 def connect(address: str) -> Client:
@@ -131,17 +133,14 @@ class DaskEngine:
             self._data = Path(self._data).name
 
     @property
-    def slots(self) -> int:
-        """Experiments that all workers there are at the moment run at once, at least 1."""
-        return self.together * self._threads()
+    def workers(self) -> int:
+        """Tasks that all workers there are at the moment run at once, at least 1."""
+        return max(1, sum(self._client.nthreads().values()))
 
     @property
     def free(self) -> int:
         """Dask keeps the queue: one more task than workers keeps them all at work."""
-        return self._threads() + 1 - len(self._futures)
-
-    def _threads(self) -> int:
-        return max(1, sum(self._client.nthreads().values()))
+        return self.workers + 1 - len(self._futures)
 
     def submit(self, names: Sequence[str]) -> None:
         """Hand experiments to the scheduler."""
@@ -196,21 +195,21 @@ class DaskEngine:
 
     def close(self) -> None:
         """Let running experiments save and stop, and leave the scheduler."""
-        started = set()
+        homes = []
         for names, future in self._futures.items():
-            homes = [GridFolder(self._folder).experiment(name).path for name in names]
-            held = [home for home in homes if read_lease(home) is not None]
-            if not held:
-                self._client.cancel([future])
-                continue
-            started.add(names)
-            for home in held:
-                revoke(home)
-        deadline = time.monotonic() + _GRACE_S
+            homes += [GridFolder(self._folder).experiment(name).path for name in names]
+            self._client.cancel([future])  # of no use to a task that has begun
+        began, asked = time.monotonic(), set[Path]()
         try:
-            while started and (left := deadline - time.monotonic()) > 0:
-                with contextlib.suppress(queue.Empty):
-                    started.discard(self._ended.get(timeout=left))
+            # Experiments of a task that has just begun take their leases one after the other.
+            while homes and (passed := time.monotonic() - began) < _GRACE_S:
+                held = [home for home in homes if read_lease(home) is not None]
+                if not held and passed > _BEGINNING_S:
+                    break
+                for home in set(held) - asked:
+                    revoke(home)
+                asked.update(held)
+                time.sleep(0.2)
         finally:
             if self._client.cluster is not None:
                 self._client.cluster.close()

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 
+from surrogate import __version__
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.task import cpu_model
-from surrogate.kernels import default_provider
+from surrogate.kernels import cpu, default_provider
 from surrogate.run import finish
 from surrogate.run_folder import RunFolder
 from surrogate.training import JUDGING_SHARE, Progress, Trainer
@@ -98,6 +99,8 @@ def calibrate(
                 known[key] = entry
             measured[key] = StepCost(entry["step"], entry["epoch_end"], entry["finish"])
         costs[experiment.hash] = measured[key].seconds(experiment)
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()  # workers reckon with the memory that is free
     with contextlib.suppress(DataError):  # without a cache, the next grid measures again
         atomic_write_text(cache, json.dumps(known, indent=1) + "\n")
     return costs
@@ -113,34 +116,32 @@ def disk_bytes(parameters: int, finished: bool) -> int:
 
 
 def _measure(experiment: Experiment, dataset: Dataset, device: str) -> StepCost:
-    """Train one short epoch, and a longer one if its steps are short."""
-    gaps, finishing = _train(experiment, dataset, device, _STEPS)
-    steps = min(_MOST_STEPS, int(_MEASURED_S / gaps[0]))
-    if steps > _STEPS:
-        gaps, finishing = _train(experiment, dataset, device, steps)
-    settled = gaps[len(gaps) // 3 : -1]
-    step = sum(settled) / len(settled)
-    # The last step is followed by an epoch's end, which runs the windows to judge.
-    return StepCost(step, max(0.0, gaps[-1] - step * (1 + JUDGING_SHARE * len(gaps))), finishing)
+    """Train a few steps, or more if they are short."""
+    first = _train(experiment, dataset, device, _STEPS)
+    steps = min(_MOST_STEPS, int(_MEASURED_S / first.step))
+    return _train(experiment, dataset, device, steps) if steps > _STEPS else first
 
 
-def _train(
-    experiment: Experiment, dataset: Dataset, device: str, steps: int
-) -> tuple[list[float], float]:
-    """Seconds between ``steps`` optimiser steps, and of finishing, in a folder thrown away."""
+def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) -> StepCost:
+    """Measure ``steps`` optimiser steps in a folder that is thrown away.
+
+    Where the recipe's epochs are longer than that, in one epoch, else in epochs as it has them.
+    """
+    batch_size = experiment.recipe.batch_size
+    length = min(steps, experiment.recipe.steps_per_epoch)
     recipe = dataclasses.replace(
         experiment.recipe,
-        epochs=1,
-        windows_per_epoch=steps * experiment.recipe.batch_size,
+        epochs=-(-steps // length),
+        windows_per_epoch=length * batch_size,
         patience=0,
         learning_rate=0.0,
         learning_rate_min=0.0,
     )
     config = dataclasses.replace(experiment, recipe=recipe).run_config(None, reuse_windows=True)
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     def note(progress: Progress) -> None:
-        times.append(time.perf_counter())
+        times.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory(prefix="surrogate-") as folder:
         run = RunFolder(folder)
@@ -150,18 +151,33 @@ def _train(
         began = time.perf_counter()
         finish(trainer, plots=False)
         finishing = time.perf_counter() - began
-    return [after - before for before, after in itertools.pairwise(times)], finishing
+    # Batches are read by a thread of its own, for which workers on every core have no core left.
+    gaps = [
+        max(after[0] - before[0], after[1] - before[1] if device == "cpu" else 0.0)
+        for before, after in itertools.pairwise(times)
+    ]
+    # The gap before the last step of an epoch holds its end, which runs the windows to judge.
+    ends = gaps[length - 2 :: length] if length > 1 else gaps
+    within = [gap for index, gap in enumerate(gaps) if (index + 2) % length] or ends
+    settled = within[len(within) // 3 :]
+    step = sum(settled) / len(settled)
+    ending = sum(ends) / len(ends) - step * (1 + JUDGING_SHARE * length)
+    return StepCost(step, max(0.0, ending), finishing)
 
 
 def _key(experiment: Experiment, device: str) -> str:
     """What a measurement depends on."""
     recipe = experiment.recipe
+    provider = default_provider(device)
+    kernels = f"{provider} {cpu.level()}" if provider == "cpu" else provider
     return " | ".join(
         [
             f"{cpu_model()}, {os.cpu_count()} cores",
-            f"{device}, {default_provider(device)}, torch {torch.__version__}",
+            f"{device}, {kernels}, torch {torch.__version__}, surrogate {__version__}",
             f"{experiment.configuration}, {recipe.head}",
-            f"{recipe.batch_size} x {recipe.window_ms} ms",
+            f"{recipe.batch_size} x {recipe.window_ms} ms, {recipe.window_rule}",
+            f"{recipe.steps_per_epoch} steps an epoch",
+            f"dropped {recipe.event_drop}, moved {recipe.segment_jitter}",
             f"data {experiment.data_digest[:12]}",
         ]
     )

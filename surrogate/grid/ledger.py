@@ -29,7 +29,7 @@ class Row:
     seconds : float
         Computing time so far, over all attempts.
     progress : float
-        Share of its steps that are done, 0 to 1.
+        Share of its steps that were taken, 0 to 1: less than 1 if it ended early.
     finished : float or None
         When it was finished, seconds since the epoch.
     roc_auc : float or None
@@ -66,12 +66,13 @@ class Row:
 def read_row(folder: GridFolder, experiment: Experiment) -> Row:
     """How ``experiment`` stands now."""
     home = folder.experiment(experiment.hash)
+    recipe = experiment.recipe
     if record := home.done():
         return Row(
             experiment,
             record["status"],
             seconds=record["seconds"],
-            progress=1.0,
+            progress=record["windows"] / (recipe.steps * recipe.batch_size),
             finished=record["finished"],
             roc_auc=record["scores"]["valid"].get("roc_auc"),
             error=record["unstable_reason"],

@@ -72,8 +72,7 @@ class LocalEngine:
         self._arguments = (str(folder), data)
         self._idle: list[_Worker | str] = list(reversed(devices))
         self._busy: dict[tuple[str, ...], _Worker] = {}
-        self.together = together
-        self.slots = len(devices) * together
+        self.together, self.workers = together, len(devices)
 
     @property
     def free(self) -> int:

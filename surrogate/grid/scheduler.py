@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from surrogate.errors import DataError
@@ -33,8 +33,8 @@ class Engine(Protocol):
         """Experiments of one configuration that one task trains together, at most."""
 
     @property
-    def slots(self) -> int:
-        """Experiments that run at once."""
+    def workers(self) -> int:
+        """Tasks that run at once."""
 
     @property
     def free(self) -> int:
@@ -82,36 +82,43 @@ def run_grid(
         If the workers cannot do their work at all.
     """
     waiting, running, elsewhere = deque(names), set[str](), set[str]()
-    deaths: Counter[str] = Counter()
+    tries: Counter[str] = Counter()
+    alone: set[str] = set()  # whose workers died: they take no others with them again
     looked = time.monotonic()
 
-    def settle(outcome: Outcome) -> None:
+    def settle(outcome: Outcome) -> Outcome:
         name = outcome.hash
         running.discard(name)
+        ledger.refresh([name])
+        row = ledger.rows[name]
         if outcome.status == "unwritable":
             raise DataError(f"{outcome.message}; what is finished is kept, run the grid again")
         if outcome.status == "busy":
             elsewhere.add(name)
+        elif outcome.status == "died" and row.status in ("done", "unstable", "failed"):
+            outcome = Outcome(name, row.status, row.error)  # it had ended before its worker died
         elif outcome.status in ("died", "interrupted"):
-            deaths[name] += 1
-            if deaths[name] < MAX_DEATHS:
+            tries[name] += 1
+            if outcome.status == "died":
+                alone.add(name)
+            if tries[name] < MAX_DEATHS:
                 waiting.appendleft(name)
             else:
                 error = f"{outcome.message or outcome.status}, {MAX_DEATHS} times"
                 ledger.folder.experiment(name).write_failure(error)
-        ledger.refresh([name])
+                ledger.refresh([name])
+        return outcome
 
     try:
         while waiting or running or elsewhere:
             if stop.is_set():
                 raise Interrupted("interrupted")
             while waiting and engine.free > 0:
-                names = _take(waiting, engine.together, ledger, deaths)
+                names = _take(waiting, engine, ledger, alone)
                 engine.submit(names)
                 running.update(names)
             for outcome in engine.wait(_POLL_S):
-                settle(outcome)
-                report(outcome)
+                report(settle(outcome))
             ledger.refresh(running)
             if elsewhere and time.monotonic() - looked > _LOOK_S:
                 looked = time.monotonic()
@@ -125,22 +132,22 @@ def run_grid(
         ledger.refresh(running)
 
 
-def _take(
-    waiting: deque[str], together: int, ledger: Ledger, deaths: Mapping[str, int]
-) -> list[str]:
+def _take(waiting: deque[str], engine: Engine, ledger: Ledger, alone: Collection[str]) -> list[str]:
     """Take the next experiment out of ``waiting``, and others of its configuration with it.
 
-    One whose worker died is tried alone, so that it takes no others with it again.
+    Not so many that other workers stay without.
     """
     first = waiting.popleft()
-    if together == 1 or deaths.get(first):
+    if engine.together == 1 or first in alone:
         return [first]
     wanted = ledger.rows[first].experiment.configuration
     mates = [
         name
         for name in waiting
-        if ledger.rows[name].experiment.configuration == wanted and not deaths.get(name)
-    ][: together - 1]
+        if ledger.rows[name].experiment.configuration == wanted and name not in alone
+    ]
+    share = -(-(1 + len(mates)) // engine.free)
+    mates = mates[: min(engine.together, share) - 1]
     for name in mates:
         waiting.remove(name)
     return [first, *mates]

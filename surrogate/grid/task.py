@@ -36,7 +36,7 @@ __all__ = ["Outcome", "cpu_model", "run_experiments", "take_up"]
 #: What is no experiment's fault: the next one would meet it too.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
-#: Of a GPU's memory, what trainings may take; contexts and gaps between blocks take the rest.
+#: Of a GPU's free memory, what trainings may take; gaps between blocks take the rest.
 _MEMORY_SHARE = 0.7
 
 
@@ -95,10 +95,9 @@ def take_up(
                 f"expected {grid.data_digest[:12]}); give the right one with --data"
             )
         fit = _fitting(experiments[names[0]], dataset.n_inputs, device)
-        return [
-            outcome
-            for first in range(0, len(names), fit)
-            for outcome in run_experiments(
+        outcomes: list[Outcome] = []
+        for first in range(0, len(names), fit):
+            outcomes += run_experiments(
                 folder,
                 [experiments[name] for name in names[first : first + fit]],
                 dataset,
@@ -106,7 +105,11 @@ def take_up(
                 device,
                 stop,
             )
-        ]
+            if any(outcome.status == "interrupted" for outcome in outcomes):
+                # Whoever stopped these cannot reach those that have not begun.
+                outcomes += [Outcome(name, "interrupted") for name in names[first + fit :]]
+                break
+        return outcomes
 
 
 def _fitting(experiment: Experiment, n_inputs: int, device: str) -> int:
@@ -121,8 +124,8 @@ def _fitting(experiment: Experiment, n_inputs: int, device: str) -> int:
     layout = StackLayout(spec.arch, spec.recurrent_sizes)
     # Weights and averages, two moments, gradients, and both in the order that kernels read.
     one = layout.training_bytes(recipe.batch_size, recipe.window_ms) + 8 * 4 * spec.parameter_count
-    total = torch.cuda.get_device_properties(device).total_memory
-    return max(1, int(_MEMORY_SHARE * total / one))
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(_MEMORY_SHARE * free / one))
 
 
 def run_experiments(
@@ -156,7 +159,10 @@ def run_experiments(
     with contextlib.ExitStack() as held:
         works: dict[Trainer, _Work] = {}
         for experiment in experiments:
-            begun = _begin(folder, experiment, dataset, reuse_windows, device)
+            if stop.is_set():
+                outcomes.append(Outcome(experiment.hash, "interrupted"))
+                continue
+            begun = _begin(folder, experiment, dataset, reuse_windows, device, len(works))
             if isinstance(begun, Outcome):
                 outcomes.append(begun)
             else:
@@ -170,12 +176,11 @@ def run_experiments(
                 lambda trainer: works[trainer].lost.is_set() or stop.is_set(),
             )
             with stop_on_signals(stop):
-                for trainer in running:
-                    outcomes.append(_end(works.pop(trainer), together))
+                for trainer, error in running:
+                    outcomes.append(_end(works.pop(trainer), error, together, len(works)))
         except Exception as error:  # whatever it is, the other experiments go on
-            outcomes += [
-                _failed(work.folder, work.name, error, together) for work in works.values()
-            ]
+            shared = len(works) > 1
+            outcomes += [_failed(work.folder, work.name, error, shared) for work in works.values()]
     return outcomes
 
 
@@ -202,6 +207,7 @@ def _begin(
     dataset: Dataset,
     reuse_windows: bool,
     device: str,
+    others: int,
 ) -> _Work | Outcome:
     """Take the experiment's lease and go to its last checkpoint; or why there is nothing to do."""
     work = _Work(folder.experiment(experiment.hash), experiment)
@@ -231,14 +237,16 @@ def _begin(
     except FolderInUse:
         return Outcome(work.name, "busy")
     except Exception as error:
-        return _failed(work.folder, work.name, error)
+        return _failed(work.folder, work.name, error, _out_of_memory(error) and others > 0)
 
 
-def _end(work: _Work, together: int) -> Outcome:
+def _end(work: _Work, error: Exception | None, together: int, others: int) -> Outcome:
     """Judge a training that has ended and record it, unless it was stopped before its end."""
     trainer = work.trainer
     try:
         with work.held:
+            if error is not None:
+                raise error
             if not trainer.done:
                 return Outcome(work.name, "interrupted")
             judging = time.monotonic()
@@ -249,7 +257,12 @@ def _end(work: _Work, together: int) -> Outcome:
             work.folder.write_done(record)
             return Outcome(work.name, record["status"], work.message)
     except Exception as error:
-        return _failed(work.folder, work.name, error)
+        return _failed(work.folder, work.name, error, _out_of_memory(error) and others > 0)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it might not have happened to the experiment alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
@@ -287,15 +300,16 @@ def _record(
     }
 
 
-def _failed(folder: ExperimentFolder, name: str, error: Exception, together: int = 1) -> Outcome:
+def _failed(folder: ExperimentFolder, name: str, error: Exception, shared: bool) -> Outcome:
+    """What to say of an error, and if it is the experiment's own its record."""
     known = isinstance(error, SurrogateError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
         return Outcome(name, "unwritable", message)
-    if together > 1:
+    if shared:
         # Nobody knows whose fault it was, or whether they just took too much memory together.
-        return Outcome(name, "died", f"training {together} together: {message}; trying it alone")
+        return Outcome(name, "died", f"training with others: {message}; trying it alone")
     try:
         folder.write_failure(message, None if known else "".join(traceback.format_exception(error)))
     except DataError as unwritable:

@@ -14,7 +14,7 @@ __all__ = ["in_order", "seconds_left"]
 #: Of a configuration's finished experiments the last few count: another machine may have gone on.
 _RECENT = 4
 
-#: From this share of its steps on, a running experiment says how long it will take.
+#: From this share of its steps on, an experiment says how long a whole one takes.
 _TELLING = 0.05
 
 
@@ -39,7 +39,9 @@ def in_order(experiments: Iterable[Experiment], cost: Mapping[str, float]) -> li
     return [one for _, one in sorted(zip(rounds, longest_first, strict=True), key=lambda x: x[0])]
 
 
-def seconds_left(rows: Sequence[Row], cost: Mapping[str, float], slots: int) -> float:
+def seconds_left(
+    rows: Sequence[Row], cost: Mapping[str, float], workers: int, together: int = 1
+) -> float:
     """Wall-clock time until every experiment that has not failed is finished, seconds.
 
     A configuration of which an experiment is finished, or well under way, takes what that took;
@@ -50,8 +52,11 @@ def seconds_left(rows: Sequence[Row], cost: Mapping[str, float], slots: int) -> 
     rows : sequence of Row
     cost : mapping of str to float
         Predicted seconds of an experiment, by its hash.
-    slots : int
-        Experiments that run at once.
+    workers : int
+        Tasks that run at once.
+    together : int
+        Experiments of one configuration that a task trains together, at most. They take what the
+        longest of them takes.
     """
     ratio = _ratios(rows, cost)
     overall = sum(ratio.values()) / len(ratio) if ratio else 1.0
@@ -59,28 +64,47 @@ def seconds_left(rows: Sequence[Row], cost: Mapping[str, float], slots: int) -> 
     def whole(row: Row) -> float:
         return cost[row.experiment.hash] * ratio.get(row.experiment.configuration, overall)
 
-    busy = [whole(row) * (1 - row.progress) for row in rows if row.status == "running"]
-    # More may be running than this engine has slots: other engines work on the grid, too.
-    ends = busy + [0.0] * (slots - len(busy))
+    def tasks(status: str) -> list[float]:
+        left: dict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            if row.status == status:
+                left[row.experiment.configuration].append(whole(row) * (1 - row.progress))
+        found = []
+        for seconds in left.values():
+            seconds.sort(reverse=True)
+            size = min(together, -(-len(seconds) // workers)) if status == "pending" else together
+            found += [seconds[first] for first in range(0, len(seconds), size)]
+        return sorted(found, reverse=True)
+
+    # More may be running than this engine has workers: other engines work on the grid, too.
+    busy = tasks("running")
+    ends = busy + [0.0] * (workers - len(busy))
     heapq.heapify(ends)
-    for seconds in sorted((whole(row) for row in rows if row.status == "pending"), reverse=True):
+    for seconds in tasks("pending"):
         heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
 
 
 def _ratios(rows: Sequence[Row], cost: Mapping[str, float]) -> dict[str, float]:
-    """Measured over predicted seconds, by configuration."""
-    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    """Measured over predicted seconds, by configuration.
+
+    Of what runs, all counts, of what is finished the last few. One that ended before its last step
+    would have gone on at its pace.
+    """
+    running: dict[str, list[float]] = defaultdict(list)
+    finished: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
-        if row.experiment.hash not in cost:  # finished before anyone predicted
+        # Unknown is the cost of what was finished before anyone predicted.
+        if row.experiment.hash not in cost or row.progress < _TELLING:
             continue
-        if row.status == "running" and row.progress >= _TELLING:
-            when, seconds = float("inf"), row.seconds / row.progress
+        ratio = row.seconds / row.progress / cost[row.experiment.hash]
+        if row.status == "running":
+            running[row.experiment.configuration].append(ratio)
         elif row.finished is not None:
-            when, seconds = row.finished, row.seconds
-        else:
-            continue
-        ratio = seconds / cost[row.experiment.hash]
-        measured[row.experiment.configuration].append((when, ratio))
-    recent = {name: sorted(found)[-_RECENT:] for name, found in measured.items()}
-    return {name: sum(ratio for _, ratio in found) / len(found) for name, found in recent.items()}
+            finished[row.experiment.configuration].append((row.finished, ratio))
+    ratios = {}
+    for name in {*running, *finished}:
+        recent = [ratio for _, ratio in sorted(finished[name])[-_RECENT:]]
+        known = running[name] + recent[len(running[name]) :]
+        ratios[name] = sum(known) / len(known)
+    return ratios

@@ -31,7 +31,7 @@ class Run:
     windows : int
         Windows trained on, repeated ones counted again.
     seconds : float
-        Of training and judging.
+        Of training and judging; of what trained together, an equal share.
     scores : dict
         On the validation trials, by the names of ``docs/evaluation.md``; empty if the run failed
         before an epoch ended.
@@ -95,7 +95,7 @@ def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
             unstable_reason=record["unstable_reason"],
             parameters=record["parameters"],
             windows=record["windows"],
-            seconds=record["seconds"],
+            seconds=record["seconds"] / record["together"],
             scores=record["scores"]["valid"],
             versions=record["versions"],
             provider=record["provider"],

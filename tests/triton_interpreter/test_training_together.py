@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from together_tools import assert_same_runs, train, trainers
 
-from surrogate.kernels import StackSpec, run, triton
+from surrogate import training_loop
+from surrogate.kernels import SpikeEvents, StackSpec, run, triton
 from surrogate.kernels.triton import provider
 from surrogate.kernels.triton.layout import StackLayout, Tiling
 
@@ -23,7 +25,8 @@ def launches(monkeypatch) -> list[int]:
         return original(layout, tiling, projected, *arguments)
 
     monkeypatch.setattr(provider, "launch_forward", noting)
-    monkeypatch.setattr(run, "default_provider", lambda *_: "triton")
+    for module in (run, training_loop):
+        monkeypatch.setattr(module, "default_provider", lambda *_: "triton")
     return found
 
 
@@ -49,8 +52,44 @@ def test_models_of_one_launch_train_bit_equal_to_models_alone(
     assert_same_runs(together, alone)
 
 
+@pytest.mark.parametrize(
+    ("arch", "tiling"),
+    [
+        ("lstm", Tiling(True, 0, 0, 1, 1, 4)),
+        ("gru", Tiling(False, 16, 16, 2, 1, 4)),
+    ],
+)
+def test_a_model_that_is_not_finite_leaves_the_others_of_its_launch_alone(
+    monkeypatch, arch, tiling
+) -> None:
+    monkeypatch.setattr(provider, "choose_tiling", lambda *_: tiling)
+    spec = StackSpec(arch, (3, 2), input_size=5)
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: torch.randn(3, *shape, generator=generator).requires_grad_()
+        for name, shape in spec.parameter_shapes().items()
+    }
+    events = SpikeEvents.from_dense(torch.rand(2, 4, 5, generator=generator) < 0.5)
+
+    def run_all() -> list[torch.Tensor]:
+        outputs, final = run.run_models(spec, weights, events, torch.zeros(3, 2, spec.state_size))
+        loss = outputs.sum() + final.sum()
+        return [outputs, final, *torch.autograd.grad(loss, [*weights.values()])]
+
+    sound = run_all()
+    with torch.no_grad():
+        for value in weights.values():
+            value[1].fill_(torch.nan)
+    for before, after in zip(sound, run_all(), strict=True):
+        assert after[1].isnan().all()
+        assert torch.equal(before[0], after[0])
+        assert torch.equal(before[2], after[2])
+
+
 @pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
-def test_memory_of_a_training_is_foreseen(toy_data, tmp_path, monkeypatch, arch) -> None:
+def test_the_largest_buffers_of_a_training_are_foreseen(
+    toy_data, tmp_path, monkeypatch, arch
+) -> None:
     kept = []
     original = provider.launch_backward
 
