@@ -9,6 +9,7 @@
 
 #include "cells.h"
 #include "events.h"
+#include "last_layer.h"
 #include "layer.h"
 #include "memory.h"
 #include "product.h"
@@ -29,7 +30,8 @@ class Stack {
   // head's. With models > 1 there are so many sets of weights, one for each neuron.
   Stack(int arch, bool linear_head, int input_size, int layers, const int *hidden_sizes,
         int models = 1)
-      : models_(models), state_size_(0), parameter_count_(0), model_size_(0), widest_(0) {
+      : models_(models), state_size_(0), parameter_count_(0), model_size_(0), widest_(0), last_(false),
+        last_start_(0) {
     int inputs = input_size;
     for (int l = 0; l < layers; ++l) {
       const bool linear = linear_head && l == layers - 1;
@@ -47,6 +49,9 @@ class Stack {
       if (layer.padded > widest_) widest_ = layer.padded;
       inputs = hidden_sizes[l];
     }
+    last_ = layers > 1 && LastLayer<T>::serves(layers_.back());
+    last_start_ = model_size_;
+    if (last_) model_size_ += aligned(LastLayer<T>::weights_size(layers_.back()));
     weights_.zeros(model_size_ * models);
     block_ = models > 1 ? 1 : model_size_ * sizeof(T) > kCache ? kWideBlock : kBlock;
   }
@@ -110,6 +115,10 @@ class Stack {
                                               layer.hidden.from * Layer<T>::lanes};
       layer.each_column(false, bias_hh);
     }
+    if (last_) {
+      const Packed<T> own = packed(layers_.size() - 1, model);
+      LastLayer<T>::pack(layers_.back(), own.input, own.hidden, own.bias, base + last_start_);
+    }
   }
 
   Packed<T> packed(size_t l, int model = 0) const {
@@ -122,7 +131,7 @@ class Stack {
   // Working memory of the steps; each thread that steps at the same time needs its own.
   class Scratch {
    public:
-    Buffer<T> gates, hidden, memory;
+    Buffer<T> gates, hidden, memory, last;
     Buffer<int16_t> channel, group, pair;
     Buffer<int32_t> row_ptr;
   };
@@ -138,6 +147,7 @@ class Stack {
     if (!scratch.memory.data()) {
       scratch.hidden.zeros(size_t(block_) * widest_ * 3);
       scratch.memory.zeros(size_t(block_) * widest_);
+      if (last_) scratch.last.zeros(LastLayer<T>::memory_size(block_));
     }
     for (int n = first; n < last; n += block_) {
       const int rows = last - n < block_ ? last - n : block_;
@@ -236,6 +246,13 @@ class Stack {
     T *below = before + size_t(block_) * widest_, *after = below + size_t(block_) * widest_;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const Layer<T> &layer = layers_[l];
+      if (last_ && l == layers_.size() - 1) {
+        const T *weights = weights_.data() + model_size_ * model + last_start_;
+        LastLayer<T>::step(layer, rows, below, layers_[l - 1].padded, weights, state, state_size_,
+                           scratch.last.data(), after);
+        copy_rows(outputs, 2, after, 2, rows, 2);
+        return;
+      }
       const Packed<T> weights = packed(l, model);
       if (layer.kind == kGru) copy_rows(before, layer.padded, state, state_size_, rows, layer.units);
       if (layer.kind == kLstm)
@@ -293,6 +310,8 @@ class Stack {
   long parameter_count_;
   size_t model_size_;
   int widest_, block_;
+  bool last_;  // whether the last layer is one of two units, in a form of its own
+  size_t last_start_;
   std::vector<Layer<T> > layers_;
   std::vector<size_t> starts_;
   Buffer<T> weights_;
