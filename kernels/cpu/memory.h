@@ -25,6 +25,8 @@ class Buffer {
   T *reserve(size_t size) {
     if (size > size_) {
       std::free(block_);
+      block_ = 0;
+      data_ = 0;
       size_ = 0;
       const size_t bytes = size * sizeof(T);
       const size_t start = bytes < 2 * kLargePage ? size_t(kLine) : size_t(kLargePage);
