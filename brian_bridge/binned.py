@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from brian2 import NeuronGroup, Quantity, get_device, second
 from brian2.core.base import BrianObject
-from numpy.typing import DTypeLike
 
 from surrogate.brian_bridge.checks import (
     check_device,
@@ -54,7 +53,7 @@ class BinnedGroup(NeuronGroup):
         add("_first_step", size=1, dtype=np.int64, scalar=True, read_only=True)
         self.variables["_first_step"].set_value(-1)
 
-    def _contain_inputs(self, size: int, model: str, dtype: DTypeLike = None) -> None:
+    def _contain_inputs(self, size: int, model: str, dtype: Any = None) -> None:
         name = f"{self.name}_inputs"
         self._inputs = NeuronGroup(size, model, clock=self.clock, dtype=dtype, name=name)
         self.contained_objects.append(self._inputs)

@@ -183,8 +183,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
             name=name,
         )
         self._add_variables(np.dtype(precision))
-        self._contain_inputs(N * input_size, "x : integer")
         step = RuntimeStep if isinstance(self._device, RuntimeDevice) else StandaloneStep
+        self._contain_inputs(N * input_size, "x : integer", {"x": step.count_dtype})
         if device != "cpu" and step is StandaloneStep:
             raise UsageError(f"device={device!r} is not available in C++ standalone: leave it out")
         self._contain_step(step, card.dt_ms * ms)

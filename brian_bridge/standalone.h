@@ -33,7 +33,7 @@ class Population {
     return *population;
   }
 
-  void step(int neurons, int32_t *counts, T *state, T *outputs, int64_t *lost) const {
+  void step(int neurons, int16_t *counts, T *state, T *outputs, int64_t *lost) const {
 #ifdef _OPENMP
 #pragma omp parallel
     {
@@ -60,9 +60,9 @@ class Population {
 };
 
 // Counts the arrivals at one neuron, another at each step.
-inline void sample_arrivals(const int32_t *counts, int neurons, int input_size, int excitatory,
+inline void sample_arrivals(const int16_t *counts, int neurons, int input_size, int excitatory,
                             int64_t timestep, int64_t *arrivals) {
-  const int32_t *row = counts + (timestep % neurons) * input_size;
+  const int16_t *row = counts + (timestep % neurons) * input_size;
   for (int channel = 0; channel < input_size; ++channel)
     arrivals[channel < excitatory ? 0 : 1] += row[channel];
   ++arrivals[2];

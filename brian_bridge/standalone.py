@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from brian2 import Function, get_device, second
 from brian2.codegen.generators.cpp_generator import c_data_type
 from brian2.core.variables import Variable, Variables
@@ -59,6 +60,9 @@ class StandaloneStep(CodeRunner):
 
     Brian2 calls a function once for all neurons where the result goes into a scalar variable.
     """
+
+    #: Of the spike counts: half the memory to search at each step. A bin holds 32,767 of a channel.
+    count_dtype = np.int16
 
     def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
         function = f"_step_{neuron.name}"

@@ -24,6 +24,9 @@ class RuntimeStep(NetworkOperation):
     Works in place on the arrays of Brian2, so that nothing is copied and store/restore see it all.
     """
 
+    #: Of the spike counts; Brian2's Cython target knows no smaller integer.
+    count_dtype = np.int32
+
     def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
         super().__init__(self._advance, **schedule)
         self.group = weakproxy_with_fallback(neuron)

@@ -79,11 +79,13 @@ class SpikeEvents:
         ptr, channel = self.row_ptr.long(), self.channel
         if ptr[0] != 0 or ptr[-1] != channel.numel() or (ptr.diff() < 0).any():
             raise ValueError("SpikeEvents.row_ptr must rise from 0 to the number of events")
-        if channel.numel() and not (channel.min() >= 0 and channel.max() < input_size):
-            raise ValueError(
-                f"SpikeEvents.channel spans {channel.min()}..{channel.max()}, "
-                f"expected 0..{input_size - 1}"
-            )
+        if channel.numel():
+            # As Python's integers: compared with a tensor of int16, 2**15 would wrap.
+            lowest, highest = int(channel.min()), int(channel.max())
+            if lowest < 0 or highest >= input_size:
+                raise ValueError(
+                    f"SpikeEvents.channel spans {lowest}..{highest}, expected 0..{input_size - 1}"
+                )
         first_of_row = torch.zeros(channel.numel() + 1, dtype=torch.bool, device=self.device)
         first_of_row[ptr] = True
         if not ((channel.diff() > 0) | first_of_row[1:-1]).all():

@@ -157,6 +157,11 @@ def jitter_events(
         that meet on one channel in one bin become one.
     synapse_groups : (int, int)
         Number of excitatory and of inhibitory channels; no spike changes its kind.
+
+    Returns
+    -------
+    SpikeEvents
+        May share memory with ``events`` where nothing changed.
     """
     excitatory, width = synapse_groups[0], sum(synapse_groups)
     channel, row_ptr = events.channel.numpy(), events.row_ptr.numpy()

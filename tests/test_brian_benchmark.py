@@ -47,3 +47,9 @@ def test_figures_come_only_behind_parity(agree, monkeypatch, tmp_path) -> None:
         assert "2 neurons: voltages differ" in done.output
         assert "step_seconds" not in done.output
         assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_step_of_a_standalone_program_is_told_from_the_rest() -> None:
+    found = brian_network.standalone_seconds(2, brian_network.example_model())
+    assert 0 < found["step_seconds"] < found["rest_seconds"]

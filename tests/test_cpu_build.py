@@ -321,6 +321,16 @@ def test_the_headers_compute_what_a_scalar_program_does(
     print(done.stdout)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a linker with --wrap")
+@needs_compiler
+def test_a_step_works_after_one_that_ran_out_of_memory(tmp_path: Path) -> None:
+    program = tmp_path / "memory_test"
+    source = REPOSITORY / "tests" / "cpp" / "memory_test.cpp"
+    _compile(program, ["-O1", "-march=native", "-Wl,--wrap=malloc"], source)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_the_python_module_is_clean_under_sanitizers(source: Path, tmp_path: Path) -> None:

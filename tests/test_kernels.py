@@ -205,6 +205,14 @@ def test_spike_events_check_their_promises(channel, row_ptr, message) -> None:
             events.validate(9)
 
 
+def test_the_last_of_as_many_channels_as_there_can_be_is_valid() -> None:
+    row_ptr = torch.tensor([0, 2], dtype=torch.int32)
+    events = SpikeEvents(torch.tensor([0, 2**15 - 1], dtype=torch.int16), row_ptr, 1, 1)
+    events.validate(2**15)
+    with pytest.raises(ValueError, match=r"spans 0\.\.32767, expected 0\.\.32766"):
+        events.validate(2**15 - 1)
+
+
 def test_spike_events_go_to_dense_and_back() -> None:
     dense = torch.rand(3, 7, 11, generator=torch.Generator().manual_seed(0)) < 0.2
     events = SpikeEvents.from_dense(dense)

@@ -132,7 +132,7 @@ class Stack {
   class Scratch {
    public:
     Buffer<T> gates, hidden, memory, last;
-    Buffer<int16_t> channel, group, pair;
+    Buffer<int16_t> channel, group, word;
     Buffer<int32_t> row_ptr;
   };
 
@@ -143,11 +143,12 @@ class Stack {
                    T *outputs, Scratch &scratch) const {
     const SubnormalsAreZero subnormals;
     scratch.gates.reserve(size_t(block_) * 4 * kVectorBytes);
-    // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down.
+    // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down. What
+    // tells that all of it is there comes last, for memory may run out on the way.
     if (!scratch.memory.data()) {
+      if (last_) scratch.last.zeros(LastLayer<T>::memory_size(block_));
       scratch.hidden.zeros(size_t(block_) * widest_ * 3);
       scratch.memory.zeros(size_t(block_) * widest_);
-      if (last_) scratch.last.zeros(LastLayer<T>::memory_size(block_));
     }
     for (int n = first; n < last; n += block_) {
       const int rows = last - n < block_ ? last - n : block_;
@@ -156,9 +157,11 @@ class Stack {
     }
   }
 
-  // The same for spike counts [neurons][input_size()], which are set to zero. A channel with one
-  // spike or more is active; lost[n] grows by the spikes beyond the first of each channel.
-  void step_counts(int first, int last, int32_t *counts, T *state, T *outputs, int64_t *lost,
+  // The same for spike counts [neurons][input_size()], signed integers of 16 or 32 bits, which are set to
+  // zero. A channel with one spike or more is active; lost[n] grows by the spikes beyond the first of each
+  // channel.
+  template <class Count>
+  void step_counts(int first, int last, Count *counts, T *state, T *outputs, int64_t *lost,
                    Scratch &scratch) const {
     const int inputs = input_size(), most = models_ > 1 ? kBlock : block_;
     scratch.channel.reserve(size_t(most) * inputs);
@@ -179,7 +182,8 @@ class Stack {
                    T *outputs) const {
     step_events(0, neurons, channel, row_ptr, state, outputs, scratch_);
   }
-  void step_counts(int neurons, int32_t *counts, T *state, T *outputs, int64_t *lost) const {
+  template <class Count>
+  void step_counts(int neurons, Count *counts, T *state, T *outputs, int64_t *lost) const {
     step_counts(0, neurons, counts, state, outputs, lost, scratch_);
   }
 
@@ -188,48 +192,65 @@ class Stack {
   // cache or, where the weights do not fit the second, more, so that each panel is fetched less often.
   static constexpr int kBlock = 48, kWideBlock = 288;
   static constexpr size_t kCache = size_t(2) << 20;
-  // Channels that are looked at together for spikes, and how many bytes ahead memory is asked for them.
-  static constexpr int kGroup = 8;
+  // Words of counts that are looked at together for spikes, and how many bytes ahead memory is asked for them.
+  static constexpr int kGroupWords = 4;
   static constexpr size_t kAhead = 4096;
 
   static size_t aligned(size_t size) { return (size + 15) / 16 * 16; }
 
   // Lists the channels of one neuron that have spikes, clears their counts, counts what repeats. No
-  // processor can predict which channel has a spike, so nothing branches on it: from groups of channels to
-  // pairs to channels, each pass writes down every place and keeps those that are not silent.
-  static int32_t take_events(int32_t *counts, int inputs, int16_t *channel, int64_t *lost,
+  // processor can predict which channel has a spike, so hardly anything branches on it: from groups of
+  // counts to words of 64 bits, each pass writes down every place and keeps those that are not silent.
+  template <class Count>
+  static int32_t take_events(Count *counts, int inputs, int16_t *channel, int64_t *lost,
                              Scratch &scratch) {
-    int16_t *group = scratch.group.reserve(size_t(inputs) / kGroup + 1);
-    int16_t *pair = scratch.pair.reserve(size_t(inputs) / 2 + 1);
-    int groups = 0, pairs = 0, from = 0;
-    for (; from + kGroup <= inputs; from += kGroup) {
+    constexpr int in_word = 8 / int(sizeof(Count)), in_group = kGroupWords * in_word;
+    int16_t *group = scratch.group.reserve(size_t(inputs) / in_group + 1);
+    int16_t *word = scratch.word.reserve(size_t(inputs) / in_word + 1);
+    int groups = 0, words = 0, from = 0;
+    for (; from + in_group <= inputs; from += in_group) {
       prefetch(counts + from, kAhead);
       uint64_t any = 0;
-      for (int i = 0; i < kGroup; i += 2) any |= two_counts(counts + from + i);
+      for (int i = 0; i < in_group; i += in_word) any |= word_of(counts + from + i);
       group[groups] = int16_t(from);
       groups += any != 0;
     }
     for (int g = 0; g < groups; ++g)
-      for (int i = group[g]; i < group[g] + kGroup; i += 2) {
-        pair[pairs] = int16_t(i);
-        pairs += two_counts(counts + i) != 0;
+      for (int i = group[g]; i < group[g] + in_group; i += in_word) {
+        word[words] = int16_t(i);
+        words += word_of(counts + i) != 0;
       }
     int32_t found = 0;
     int64_t repeats = 0;
-    for (int p = 0; p < pairs; ++p) {
-      take_count(counts, pair[p], channel, found, repeats);
-      take_count(counts, pair[p] + 1, channel, found, repeats);
-    }
+    for (int w = 0; w < words; ++w) take_word(counts, word[w], channel, found, repeats);
     for (; from < inputs; ++from) take_count(counts, from, channel, found, repeats);
     *lost += repeats;
     return found;
   }
-  static SURROGATE_INLINE uint64_t two_counts(const int32_t *counts) {
-    uint64_t both;
-    std::memcpy(&both, counts, sizeof both);
-    return both;
+  template <class Count>
+  static SURROGATE_INLINE uint64_t word_of(const Count *counts) {
+    uint64_t word;
+    std::memcpy(&word, counts, sizeof word);
+    return word;
   }
-  static SURROGATE_INLINE void take_count(int32_t *counts, int i, int16_t *channel, int32_t &found,
+  template <class Count>
+  static SURROGATE_INLINE void take_word(Count *counts, int from, int16_t *channel, int32_t &found,
+                                         int64_t &repeats) {
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    // One spike in most words that have any, so this loop, unlike the place of the spike, is predicted.
+    constexpr int bits = 8 * int(sizeof(Count));
+    for (uint64_t left = word_of(counts + from); left;) {
+      const int i = __builtin_ctzll(left) / bits;
+      left &= ~(((uint64_t(1) << bits) - 1) << (i * bits));
+      take_count(counts, from + i, channel, found, repeats);
+    }
+#else
+    for (int i = 0; i < 8 / int(sizeof(Count)); ++i)
+      take_count(counts, from + i, channel, found, repeats);
+#endif
+  }
+  template <class Count>
+  static SURROGATE_INLINE void take_count(Count *counts, int i, int16_t *channel, int32_t &found,
                                           int64_t &repeats) {
     const int32_t count = counts[i], active = count > 0;
     channel[found] = int16_t(i);  // stays if active

@@ -111,6 +111,7 @@ class TritonStepper:
 
     A call neither allocates nor waits for the device, so it can be captured in a CUDA graph: call
     once (which compiles), then capture, and write new events into the same arrays between replays.
+    Launches go to the device of the weights: capture with that as torch's current one.
 
     Parameters
     ----------

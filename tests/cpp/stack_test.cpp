@@ -1,4 +1,4 @@
-// The stepwise kernels against the scalar reference: float32 and float64, events and counts.
+// The stepwise kernels against the scalar reference: float32 and float64, events and counts of both sizes.
 #include "stack.h"
 
 #include "reference.h"
@@ -53,7 +53,8 @@ void step_all(const Shape &shape, int neurons, int models, Check &check) {
   }
   std::vector<double> expected = random.numbers(width * neurons, 0.8), expected_outputs(2);
   std::vector<T> by_events = as<T>(expected), by_counts = by_events, by_parts = by_events;
-  std::vector<int64_t> lost(size_t(neurons), 7), expected_lost = lost;
+  std::vector<T> by_short = by_events;
+  std::vector<int64_t> lost(size_t(neurons), 7), expected_lost = lost, short_lost = lost;
   const Spikes spikes = random.spikes(kSteps * neurons, shape.inputs,
                                       (kSteps - 1) * neurons);
   typename surrogate::Stack<T>::Scratch first, second;
@@ -71,8 +72,13 @@ void step_all(const Shape &shape, int neurons, int models, Check &check) {
                       from_parts.data(), first);
     std::vector<int32_t> counts =
         counts_of(spikes, t * neurons, neurons, shape.inputs, random, expected_lost);
+    std::vector<T> from_short = poisoned<T>(2 * size_t(neurons));
+    std::vector<int16_t> short_counts(counts.begin(), counts.end());
     stack.step_counts(neurons, counts.data(), by_counts.data(), from_counts.data(), lost.data());
+    stack.step_counts(neurons, short_counts.data(), by_short.data(), from_short.data(),
+                      short_lost.data());
     check.equal(counts, std::vector<int32_t>(counts.size(), 0), shape);
+    check.equal(short_counts, std::vector<int32_t>(counts.size(), 0), shape);
 
     for (int n = 0; n < neurons; ++n) {
       reference_step(shape, parameters.data() + (models > 1 ? count * n : 0),
@@ -81,14 +87,17 @@ void step_all(const Shape &shape, int neurons, int models, Check &check) {
       for (size_t i = 0; i < 2; ++i) {
         check.equal(outputs[2 * n + i], expected_outputs[i], shape, i);
         check.equal(from_counts[2 * n + i], expected_outputs[i], shape, i);
+        check.equal(from_short[2 * n + i], expected_outputs[i], shape, i);
         check.equal(from_parts[2 * n + i], expected_outputs[i], shape, i);
       }
     }
     check.equal(by_events, expected, shape);
     check.equal(by_counts, expected, shape);
+    check.equal(by_short, expected, shape);
     check.equal(by_parts, expected, shape);
   }
   check.equal(lost, expected_lost, shape);
+  check.equal(short_lost, expected_lost, shape);
 }
 
 template <class T>
