@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -191,14 +192,15 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def _left(ledger: Ledger, costs: Mapping[str, float]) -> float | None:
-    """Seconds until all is done if as many run as do now; None if nobody predicted costs."""
+    """Seconds until all is done by the processes that run now; None if nobody predicted costs."""
     from surrogate.grid.time_left import seconds_left
 
     rows = list(ledger.rows.values())
     if any(row.experiment.hash not in costs for row in rows if row.finished is None):
         return None
     known = [row for row in rows if row.experiment.hash in costs]
-    return seconds_left(known, costs, max(1, ledger.counts()["running"]))
+    at_work = Counter((row.host, row.process) for row in _of(ledger, "running"))
+    return seconds_left(known, costs, max(1, len(at_work)), max(at_work.values(), default=1))
 
 
 def _of(ledger: Ledger, status: str) -> list[Row]:

@@ -114,7 +114,9 @@ of what only a run knows, and all together jobs, together, estimated_hours and d
     show_default=True,
     help="Worker processes here, or a Dask cluster.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Local workers [default: one per core].")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Local workers [default: one per GPU or core]."
+)
 @click.option(
     "--together",
     type=click.IntRange(min=1),
@@ -216,7 +218,7 @@ def _run(
     engine = _engine(folder, dataset, options, table)
     try:
         folder.create(planned)
-        # As a local worker would take, for want of a cluster's.
+        # As a local worker would take, for want of a cluster's: the first results correct it.
         (device, *_), _ = _local_workers(options)
         folder.write_costs(_calibrate(left, dataset, device))
     except BaseException:
@@ -242,9 +244,14 @@ def _run(
 
 def _local_workers(options: dict[str, Any]) -> tuple[list[str], int]:
     """The device of each local worker, and how many experiments each trains together."""
+    import torch
+
     from surrogate.grid.local import TOGETHER_ON_A_GPU, devices
 
-    workers = devices(options["device"], options["jobs"])
+    wanted = options["device"]
+    if options["engine"] == "dask" and not torch.cuda.is_available():
+        wanted = None  # the GPUs are the workers'
+    workers = devices(wanted, options["jobs"])
     return workers, options["together"] or (1 if workers[0] == "cpu" else TOGETHER_ON_A_GPU)
 
 

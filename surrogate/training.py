@@ -173,7 +173,7 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.failure: str | None = None
-        self.seconds = 0.0
+        self.seconds = self.own_seconds = 0.0
         self.input_rate_hz: dict[str, list[float]] = {}
         self._sums = [0.0, 0.0]
 
@@ -202,6 +202,7 @@ class Trainer:
             self.selection.load_state(state["selection"])
             self.step, self.history = state["step"], state["history"]
             self.failure, self.seconds = state["failure"], state["seconds"]
+            self.own_seconds = state.get("own_seconds", self.seconds)  # older files lack it
             self.input_rate_hz, self._sums = state["input_rate_hz"], state["sums"]
             self.folder.write_metrics(self.history)
         return note
@@ -218,6 +219,7 @@ class Trainer:
                 "history": self.history,
                 "failure": self.failure,
                 "seconds": self.seconds,
+                "own_seconds": self.own_seconds,
                 "input_rate_hz": self.input_rate_hz,
                 "sums": self._sums,
             }
@@ -341,9 +343,10 @@ class Trainer:
         ended = self.step // self.config.recipe.steps_per_epoch
         return self.failure is None and ended > len(self.history)
 
-    def finish_step(self, seconds: float, loss: float, judged: bool) -> Progress:
-        """Count the time of a step, and save if it ended an epoch or the run."""
+    def finish_step(self, seconds: float, own: float, loss: float, judged: bool) -> Progress:
+        """Count a step's time and this run's share of it; save if it ended an epoch or the run."""
         self.seconds += seconds
+        self.own_seconds += own
         if judged or self.failure is not None:
             self.save()
         entry = self.history[-1] if judged else None

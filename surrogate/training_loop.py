@@ -67,17 +67,21 @@ def train_together(
     with ThreadPoolExecutor(1) as reader:
         upcoming = _submit(reader, {}, active, 0)
         while active or ended:
+            judging = time.monotonic()
             while ended:
                 yield ended.pop(0)
+            judging = time.monotonic() - judging
             readings = _wait_for(active, upcoming, ended)
             upcoming = _submit(reader, upcoming, list(readings), 1)
             losses = _take_step(readings)
             judged = _run_judged([trainer for trainer in readings if trainer.epoch_ended])
-            # From one step to the next, so that saving counts, and judging whoever has ended.
+            # From one step to the next, so that saving counts, and judging whoever has ended, which
+            # is that one's own.
             began, seconds = time.monotonic(), time.monotonic() - began
+            spent = seconds, (seconds - judging) / max(1, len(losses))
             for trainer, loss in losses.items():
                 outputs = judged.get(trainer)
-                ended += _finish_step(trainer, seconds, loss, outputs, report, stopped)
+                ended += _finish_step(trainer, spent, loss, outputs, report, stopped)
             gone = [trainer for trainer, _ in ended]
             active = [trainer for trainer in active if trainer not in gone]
 
@@ -99,7 +103,7 @@ def _wait_for(
 
 def _finish_step(
     trainer: Trainer,
-    seconds: float,
+    spent: tuple[float, float],
     loss: float,
     judged: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     report: Callable[[Trainer, Progress], None],
@@ -109,7 +113,7 @@ def _finish_step(
     try:
         if judged is not None:
             trainer.end_epoch(*judged)
-        report(trainer, trainer.finish_step(seconds, loss, judged is not None))
+        report(trainer, trainer.finish_step(*spent, loss, judged is not None))
         if trainer.done:
             return [(trainer, None)]
         if stopped(trainer):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,14 @@ import numpy as np
 import surrogate
 from surrogate import datasets
 from surrogate.cli.main import main
+from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import plan_grid
+from surrogate.grid.lease import read_lease
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.request import read_request
 from surrogate.grid.task import Outcome, take_up
+from surrogate.recipe import load_recipe
 
 SMALL = {
     "arch": ["rnn", "lstm"],
@@ -58,6 +63,19 @@ def small_grid(folder: Path, data: Path, **changes: Any) -> tuple[GridFolder, Le
     return place, Ledger(place, grid.experiments())
 
 
+def experiment(**changes: object) -> Experiment:
+    """One of the blog's grid but for its size, or with ``changes``."""
+    values = {
+        "arch": "rnn",
+        "hidden_sizes": (4, 2),
+        "recipe": load_recipe("blog", "rnn"),
+        "seed": 0,
+        "labels": "exact",
+        "data_digest": "0" * 64,
+    }
+    return Experiment(**(values | changes))  # type: ignore[arg-type]
+
+
 def take(place: GridFolder, name: str, data: Path, stop: threading.Event | None = None) -> Outcome:
     """Run one experiment in this process."""
     (outcome,) = take_together(place, [name], data, stop)
@@ -93,6 +111,38 @@ def starts(place: GridFolder, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@contextlib.contextmanager
+def killing_one(place: GridFolder, ledger: Ledger) -> Iterator[dict[str, int]]:
+    """Kill the first worker that has trained an epoch; afterwards says of what, and its process."""
+    killed: dict[str, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not killed and not ended.wait(0.005):
+            killed.update(list(at_work(place, ledger).items())[:1])
+            for process in killed.values():
+                os.kill(process, signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def at_work(place: GridFolder, ledger: Ledger) -> dict[str, int]:
+    """Process ids of those that hold a lease and have trained an epoch."""
+    found = {}
+    for name in ledger.rows:
+        home = place.experiment(name)
+        lease = read_lease(home.path)
+        if lease and home.run.metrics.exists():
+            found[name] = lease["pid"]
+    return found
+
+
 class InlineEngine:
     """An engine that runs its tasks in :meth:`wait`, one by one, or does what it is told.
 
@@ -101,7 +151,7 @@ class InlineEngine:
 
     def __init__(self, place: GridFolder, data: Path, together: int = 1, workers: int = 1) -> None:
         self.place, self.data = place, data
-        self.together, self.workers = together, workers
+        self.together, self.workers, self.queue = together, workers, 0
         self.tasks: list[list[str]] = []
         self.instead: dict[str, Callable[[], Outcome]] = {}
         self.closed = False
@@ -112,7 +162,7 @@ class InlineEngine:
         return [name for names in self.tasks for name in names]
 
     @property
-    def free(self) -> int:
+    def idle(self) -> int:
         return self.workers - len(self._waiting)
 
     def submit(self, names: Sequence[str]) -> None:

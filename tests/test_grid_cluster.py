@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 from grid_tools import (
     InlineEngine,
     assert_same_result,
+    killing_one,
     small_grid,
     starts,
     surrogate_command,
@@ -20,8 +20,9 @@ from grid_tools import (
 )
 
 from surrogate.errors import SurrogateError
+from surrogate.grid import cluster
 from surrogate.grid.cluster import DaskEngine
-from surrogate.grid.lease import read_lease
+from surrogate.grid.lease import Lease, read_lease
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
 from surrogate.training import Interrupted
@@ -71,6 +72,64 @@ def test_mistakes_in_a_slurm_table_are_one_line(text, message, toy_data, tmp_pat
     assert message in result.stderr.splitlines()[-1]
 
 
+def test_a_task_whose_client_is_gone_does_not_begin(toy_data, tmp_path) -> None:
+    """As on a worker that was still importing torch when somebody pressed Ctrl-C."""
+    place, ledger = small_grid(tmp_path / "g", toy_data)
+    name = next(iter(ledger.rows))
+    gone = place.path / "clients" / "gone"
+    outcomes = cluster._take_up_on_worker(
+        str(place.path), str(gone), [name], str(toy_data), False, "cpu"
+    )
+    assert outcomes == [Outcome(name, "interrupted")]
+    assert not place.experiment(name).path.exists()
+    assert not gone.parent.exists()
+
+
+def test_a_task_stops_when_its_client_does(toy_data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "HEARTBEAT_S", 0.05)
+    endless = {**GRID, "learning_rate": 0.001, "set": GRID["set"] | {"epochs": 10_000}}
+    place, ledger = small_grid(tmp_path / "g", toy_data, **endless)
+    (name,) = ledger.rows
+    home = place.path / "clients" / "one"
+    client = Lease.acquire(home, threading.Event())
+    assert client is not None
+    seen: list[Outcome] = []
+    arguments = str(place.path), str(home), [name], str(toy_data), False, "cpu"
+    work = threading.Thread(target=lambda: seen.extend(cluster._take_up_on_worker(*arguments)))
+    work.start()
+    while not place.experiment(name).run.metrics.exists():
+        assert work.is_alive()
+        time.sleep(0.01)
+    assert read_lease(home / name) is not None  # by which the client sees that it still saves
+    client.release()
+    work.join(60)
+    assert seen == [Outcome(name, "interrupted")]
+    assert not home.parent.exists()
+    assert list(place.experiment(name).path.glob("checkpoint*.pt"))
+
+
+def test_a_scheduler_that_is_gone_is_one_line(toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data)
+    closed: list[bool] = []
+
+    class Gone:
+        cluster = None
+
+        def nthreads(self):
+            raise OSError("timed out by the test")
+
+        def cancel(self, futures):
+            self.nthreads()
+
+        def close(self) -> None:
+            closed.append(True)
+
+    engine = DaskEngine(place.path, str(toy_data), Gone())
+    with pytest.raises(SurrogateError, match=r"scheduler is gone \(timed out by the test\); every"):
+        run_grid(list(ledger.rows), ledger, engine, threading.Event(), lambda outcome: None)
+    assert closed == [True]
+
+
 @pytest.fixture
 def client():
     """Of a real cluster of three worker processes."""
@@ -81,8 +140,8 @@ def client():
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
     ):
         client.wait_for_workers(3, timeout=120)
         yield client
@@ -93,18 +152,10 @@ def test_a_dask_cluster_gives_what_the_local_engine_gives_though_a_worker_is_kil
     client, toy_data, tmp_path
 ) -> None:
     place, ledger = small_grid(tmp_path / "dask", toy_data, **GRID)
-    killed: list[str] = []
-
-    def kill_once(outcome: Outcome | None) -> None:
-        for name in ledger.rows:
-            lease = read_lease(place.experiment(name).path)
-            if not killed and lease and place.experiment(name).run.metrics.exists():
-                killed.append(name)
-                os.kill(lease["pid"], signal.SIGKILL)
-
     engine = DaskEngine(place.path, str(toy_data), client)
     assert engine.workers == 3
-    run_grid(list(ledger.rows), ledger, engine, threading.Event(), kill_once)
+    with killing_one(place, ledger) as killed:
+        run_grid(list(ledger.rows), ledger, engine, threading.Event(), lambda outcome: None)
     assert len(killed) == 1
     whole, undisturbed = small_grid(tmp_path / "local", toy_data, **GRID)
     local = InlineEngine(whole, toy_data)
@@ -144,6 +195,33 @@ def test_stopping_a_dask_grid_saves_what_runs_and_another_engine_goes_on(
 
 
 @pytest.mark.slow
+def test_stopping_one_client_leaves_anothers_experiments_alone(client, toy_data, tmp_path) -> None:
+    distributed = pytest.importorskip("distributed")
+    longer = {"set": GRID["set"] | {"epochs": 400}, "learning_rate": 0.001}
+    place, ledger = small_grid(tmp_path / "g", toy_data, **GRID | longer)
+    (name,) = ledger.rows
+    first = DaskEngine(place.path, str(toy_data), client)
+    first.submit([name])
+    while read_lease(place.experiment(name).path) is None:
+        time.sleep(0.1)
+    second = DaskEngine(
+        place.path,
+        str(toy_data),
+        distributed.Client(client.scheduler.address, set_as_default=False),
+    )
+    second.submit([name])
+    second.close()
+    assert read_lease(place.experiment(name).path) is not None  # the first one's still
+    outcomes: list[Outcome] = []
+    while not outcomes:
+        outcomes = first.wait(1.0)
+    assert [one.status for one in outcomes] in (["done"], ["unstable"])
+    assert len(starts(place, name)) == 1
+    first.close()
+    assert not (place.path / "clients").exists()
+
+
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_data_says_what_to_do(client, toy_data, tmp_path) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data, **GRID)
     engine = DaskEngine(place.path, str(tmp_path / "gone.h5"), client)
@@ -156,21 +234,13 @@ def test_dask_workers_train_together_and_a_killed_one_is_made_up_for(
     client, toy_data, tmp_path, monkeypatch
 ) -> None:
     # As if the other workers had other work; they would else get their shares.
-    monkeypatch.setattr(DaskEngine, "free", property(lambda engine: int(not engine._futures)))
+    monkeypatch.setattr(DaskEngine, "idle", property(lambda engine: -len(engine._futures)))
     changes = {**GRID, "learning_rate": [0.001, 0.003, 0.006]}
     place, ledger = small_grid(tmp_path / "dask", toy_data, **changes)
-    killed: list[int] = []
-
-    def kill_once(outcome: Outcome | None) -> None:
-        for name in ledger.rows:
-            lease = read_lease(place.experiment(name).path)
-            if not killed and lease and place.experiment(name).run.metrics.exists():
-                killed.append(lease["pid"])
-                os.kill(lease["pid"], signal.SIGKILL)
-
     engine = DaskEngine(place.path, str(toy_data), client, together=3)
     assert (engine.workers, engine.together) == (3, 3)
-    run_grid(list(ledger.rows), ledger, engine, threading.Event(), kill_once)
+    with killing_one(place, ledger) as killed:
+        run_grid(list(ledger.rows), ledger, engine, threading.Event(), lambda outcome: None)
     assert len(killed) == 1
     whole, undisturbed = small_grid(tmp_path / "local", toy_data, **changes)
     for name in undisturbed.rows:

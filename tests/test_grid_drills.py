@@ -14,12 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from grid_tools import InlineEngine, assert_same_result, small_grid, starts
+from grid_tools import (
+    InlineEngine,
+    assert_same_result,
+    at_work,
+    killing_one,
+    small_grid,
+    starts,
+)
 
 from surrogate.errors import DataError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.lease import read_lease
-from surrogate.grid.ledger import Ledger
 from surrogate.grid.local import LocalEngine
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
@@ -53,17 +59,6 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         time.sleep(0.01)
 
 
-def _workers(place: GridFolder, ledger: Ledger) -> dict[str, int]:
-    """Process ids of those that hold a lease and have trained an epoch."""
-    found = {}
-    for name in ledger.rows:
-        home = place.experiment(name)
-        lease = read_lease(home.path)
-        if lease and home.run.metrics.exists():
-            found[name] = lease["pid"]
-    return found
-
-
 def _end(process: subprocess.Popen[str], code: int = 0) -> str:
     output, _ = process.communicate(timeout=180)
     assert process.returncode == code, output
@@ -80,18 +75,15 @@ def _undisturbed(folder: Path, data: Path, **changes: object) -> GridFolder:
 def test_a_worker_killed_amid_training_is_replaced_and_goes_on(toy_data, tmp_path) -> None:
     changes = {**LONG, "arch": "lstm", "learning_rate": 0.01}
     place, ledger = small_grid(tmp_path / "killed", toy_data, **changes)
-    killed: dict[str, int] = {}
     died = []
 
-    def kill_once(outcome: Outcome | None) -> None:
-        if not killed and (workers := _workers(place, ledger)):
-            killed.update(workers)
-            os.kill(next(iter(workers.values())), signal.SIGKILL)
+    def report(outcome: Outcome | None) -> None:
         if outcome and outcome.status == "died":
             died.append(outcome)
 
     engine = LocalEngine(place.path, str(toy_data), ["cpu"])
-    run_grid(list(ledger.rows), ledger, engine, threading.Event(), kill_once)
+    with killing_one(place, ledger) as killed:
+        run_grid(list(ledger.rows), ledger, engine, threading.Event(), report)
     (name,) = killed
     assert [(one.hash, one.message) for one in died] == [
         (name, "its worker was killed by SIGKILL; out of memory?")
@@ -152,8 +144,8 @@ def test_a_killed_scheduler_takes_its_workers_along_and_the_grid_goes_on(
     changes = {**LONG, **SLOW}
     place, ledger = small_grid(tmp_path / "killed", toy_data, **changes)
     process = _grid_run(place, "--jobs", "2")
-    _until(lambda: len(_workers(place, ledger)) == 2, process)
-    workers = _workers(place, ledger)
+    _until(lambda: len(at_work(place, ledger)) == 2, process)
+    workers = at_work(place, ledger)
     process.send_signal(number)
     output = _end(process, -signal.SIGKILL if number == signal.SIGKILL else 1)
     if number != signal.SIGKILL:

@@ -16,7 +16,7 @@ import pytest
 
 from surrogate.errors import DataError
 from surrogate.grid import lease as leases
-from surrogate.grid.lease import Lease, read_lease, revoke
+from surrogate.grid.lease import Lease, read_lease
 
 
 def _write(folder: Path, **changes: object) -> None:
@@ -106,19 +106,6 @@ def test_a_holder_renews_its_lease_and_shows_how_far_it_is(tmp_path, monkeypatch
     assert before is not None
     assert now["heartbeat"] > before["heartbeat"]
     assert (now["step"], now["steps"], now["seconds"]) == (3, 8, 1.5)
-    assert not (tmp_path / "lease.json").exists()
-
-
-def test_a_revoked_lease_stops_its_holder_but_stays_his(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
-    stop = threading.Event()
-    lease = Lease.acquire(tmp_path, stop)
-    assert lease is not None
-    revoke(tmp_path)
-    lease.renew()
-    assert stop.wait(10)
-    assert Lease.acquire(tmp_path, threading.Event()) is None
-    lease.release()
     assert not (tmp_path / "lease.json").exists()
 
 

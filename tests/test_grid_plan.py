@@ -7,19 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from grid_tools import SMALL, small_grid, surrogate_command
+from grid_tools import SMALL, experiment, small_grid, surrogate_command
 
 from surrogate import datasets
 from surrogate.errors import DataError, UsageError
-from surrogate.grid import cost
-from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid, plan_grid
-from surrogate.grid.ledger import Row
 from surrogate.grid.request import Request, read_grid_file, read_request
-from surrogate.grid.time_left import in_order, seconds_left
 from surrogate.recipe import load_recipe
 
 
@@ -45,18 +40,6 @@ def test_without_options_the_grid_is_the_blogs() -> None:
     assert sizes["lstm 512-256-128-64-32-2"] == 4_718_624
 
 
-def _experiment(**changes: object) -> Experiment:
-    values = {
-        "arch": "rnn",
-        "hidden_sizes": (4, 2),
-        "recipe": load_recipe("blog", "rnn"),
-        "seed": 0,
-        "labels": "exact",
-        "data_digest": "0" * 64,
-    }
-    return Experiment(**(values | changes))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -70,12 +53,12 @@ def _experiment(**changes: object) -> Experiment:
     ],
 )
 def test_the_hash_changes_with_everything_that_decides_the_result(change) -> None:
-    assert _experiment(**change).hash != _experiment().hash
+    assert experiment(**change).hash != experiment().hash
 
 
 def test_the_hash_does_not_change_with_names_and_places(toy_data, tmp_path) -> None:
     renamed = dataclasses.replace(load_recipe("blog", "rnn"), name="tuned")
-    assert _experiment(recipe=renamed).hash == _experiment().hash
+    assert experiment(recipe=renamed).hash == experiment().hash
     moved = tmp_path / "elsewhere.h5"
     shutil.copy(toy_data, moved)
     hashes = []
@@ -88,7 +71,7 @@ def test_the_hash_does_not_change_with_names_and_places(toy_data, tmp_path) -> N
 
 def test_the_hash_is_the_same_on_every_machine_and_in_every_version() -> None:
     # A changed value here means that grids begun before would start anew.
-    assert _experiment().hash == "024f35ac8b7c3d06"
+    assert experiment().hash == "024f35ac8b7c3d06"
 
 
 def test_a_grid_survives_its_file(toy_data, tmp_path) -> None:
@@ -236,141 +219,6 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(toy_data, tmp_path) ->
     text = surrogate_command(*arguments).stdout
     assert "rnn 6-2" in text
     assert "6 to run" in text
-
-
-def test_calibration_is_measured_once_and_kept(toy_data, tmp_path, monkeypatch) -> None:
-    place, _ = small_grid(tmp_path / "g", toy_data)
-    experiments = place.grid().experiments()
-    timed: list[str] = []
-    with datasets.open(toy_data) as dataset:
-        first = cost.calibrate(experiments, dataset, "cpu", timed.append)
-        assert timed == ["rnn 4-2", "lstm 4-2"]
-        assert cost.calibrate(experiments, dataset, "cpu", timed.append) == first
-        assert len(timed) == 2
-        path = tmp_path / "cache" / "surrogate" / "calibration.json"
-        kept = json.loads(path.read_text())
-        old = {key: entry | {"time": 0} for key, entry in kept.items()}
-        path.write_text(json.dumps(old))
-        cost.calibrate(experiments[:1], dataset, "cpu", timed.append)
-        assert timed[2:] == ["rnn 4-2"]
-    assert all(seconds > 0 for seconds in first.values())
-
-
-def test_a_longer_schedule_costs_in_proportion() -> None:
-    step = cost.StepCost(step=0.1, epoch_end=0.05, finish=2.0)
-    short = _experiment(recipe=load_recipe("blog", "rnn", {"epochs": 10}))
-    long = _experiment(recipe=load_recipe("blog", "rnn", {"epochs": 20}))
-    assert step.seconds(long) - 2 == pytest.approx(2 * (step.seconds(short) - 2))
-    assert step.seconds(short) == pytest.approx(40 * 0.1 * 1.03 + 10 * 0.05 + 2)
-
-
-def _many() -> list[Experiment]:
-    recipes = [load_recipe("blog", "rnn", {"learning_rate": rate}) for rate in (0.001, 0.01)]
-    return [
-        _experiment(recipe=recipe, hidden_sizes=sizes)
-        for sizes in ((4, 2), (8, 2), (6, 2))
-        for recipe in recipes
-    ]
-
-
-def test_one_of_each_configuration_runs_first_then_the_longest() -> None:
-    experiments = _many()
-    costs = {one.hash: float(one.hidden_sizes[0]) for one in experiments}
-    order = [one.hidden_sizes[0] for one in in_order(experiments, costs)]
-    assert order == [8, 6, 4, 8, 6, 4]
-
-
-def test_time_left_follows_what_was_measured() -> None:
-    experiments = _many()
-    costs = {one.hash: 10.0 for one in experiments}
-    rows = [Row(one, "pending") for one in experiments]
-    assert seconds_left(rows, costs, workers=1) == pytest.approx(60)
-    assert seconds_left(rows, costs, workers=3) == pytest.approx(20)
-    # 4-2 took twice what was predicted: so, for want of better, will the others.
-    rows[0] = Row(experiments[0], "done", seconds=20.0, progress=1.0, finished=1.0)
-    assert seconds_left(rows, costs, workers=1) == pytest.approx(100)
-    # 8-2, half done after 5 s, takes what was predicted, and 6-2 the mean of both.
-    rows[2] = Row(experiments[2], "running", seconds=5.0, progress=0.5)
-    assert seconds_left(rows, costs, workers=1) == pytest.approx(20 + 5 + 10 + 2 * 15)
-    # What failed is not waited for; what runs beyond our slots is.
-    rows[4] = Row(experiments[4], "failed", error="broken")
-    assert seconds_left(rows, costs, workers=1) == pytest.approx(20 + 5 + 10 + 15)
-    # What was finished before anyone predicted anything tells nothing, and does no harm.
-    known = {one.hash: 10.0 for one in experiments[1:]}
-    assert seconds_left(rows, known, workers=1) == pytest.approx(10 + 5 + 10 + 10)
-    done = [Row(one, "done", 3.0, 1.0, finished=2.0) for one in experiments]
-    assert seconds_left(done, costs, workers=2) == 0
-
-
-def test_time_left_reckons_with_what_ended_early() -> None:
-    experiments = _many()[:2]
-    costs = {one.hash: 100.0 for one in experiments}
-    waiting = Row(experiments[1], "pending")
-    # Unstable after a quarter of its steps, at twice the time that was predicted.
-    early = Row(experiments[0], "unstable", seconds=50.0, progress=0.25, finished=1.0)
-    assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(200)
-    # Its first step says nothing.
-    early = Row(experiments[0], "unstable", seconds=5.0, progress=0.001, finished=1.0)
-    assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(100)
-
-
-def test_time_left_reckons_with_all_that_run() -> None:
-    recipes = [load_recipe("blog", "rnn", {"learning_rate": n / 1000}) for n in range(1, 13)]
-    experiments = [_experiment(recipe=recipe) for recipe in recipes]
-    costs = {one.hash: 100.0 for one in experiments}
-    rows = [
-        Row(one, "running", seconds=50.0 * ratio, progress=0.5)
-        for one, ratio in zip(experiments, (0.5, 0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 1.5), strict=False)
-    ]
-    rows += [Row(one, "pending") for one in experiments[8:]]
-    # The mean, not that of the slowest four: 50 s more, then 100 s for those that wait.
-    assert seconds_left(rows, costs, workers=8) == pytest.approx(150)
-
-
-def test_time_left_reckons_with_what_trains_together() -> None:
-    experiments = _many()
-    costs = {one.hash: float(one.hidden_sizes[0]) for one in experiments}
-    rows = [Row(one, "pending") for one in experiments]
-    # Three configurations of two experiments each, which take what one takes.
-    assert seconds_left(rows, costs, workers=1, together=12) == pytest.approx(8 + 6 + 4)
-    assert seconds_left(rows, costs, workers=1, together=1) == pytest.approx(2 * 18)
-    # Two workers share the two experiments of a configuration.
-    assert seconds_left(rows, costs, workers=2, together=12) == pytest.approx(18)
-    rows = [Row(one, "running", seconds=1.0, progress=0.04) for one in experiments[:2]]
-    rows += [Row(one, "pending") for one in experiments[2:4]]
-    left = seconds_left(rows, costs, workers=1, together=2)
-    assert left == pytest.approx(0.96 * costs[experiments[0].hash] + costs[experiments[2].hash])
-
-
-@pytest.mark.parametrize("slots", [1, 2, 7])
-def test_time_left_is_honest_after_the_first_tenth_of_a_grid(slots) -> None:
-    """216 experiments on a clock of our own; predictions are wrong by up to twofold."""
-    rng = np.random.default_rng(slots)
-    with datasets.open() as sample:
-        experiments = plan_grid(Request(), sample).experiments()
-    base = {one.configuration: 10 ** rng.uniform(0, 2.5) for one in experiments}
-    wrong = {name: 2 ** rng.uniform(-1, 1) for name in base}
-    took = {one.hash: base[one.configuration] * rng.normal(1, 0.1) for one in experiments}
-    costs = {one.hash: base[one.configuration] * wrong[one.configuration] for one in experiments}
-    rows = {one.hash: Row(one, "pending") for one in experiments}
-    waiting = [one.hash for one in in_order(experiments, costs)]
-    now, started, seen = 0.0, {}, []
-    while waiting or started:
-        while waiting and len(started) < slots:
-            started[waiting.pop(0)] = now
-        now = min(began + took[name] for name, began in started.items())
-        for name, began in list(started.items()):
-            progress = (now - began) / took[name]
-            if progress > 1 - 1e-9:
-                del started[name]
-                rows[name] = Row(rows[name].experiment, "done", took[name], 1.0, finished=now)
-            else:
-                rows[name] = Row(rows[name].experiment, "running", now - began, progress)
-        seen.append((now, seconds_left(list(rows.values()), costs, slots)))
-    tenth = [(when, left) for when, left in seen[len(seen) // 10 :] if when < 0.9 * now]
-    assert len(tenth) > 50
-    for when, left in tenth:
-        assert left == pytest.approx(now - when, rel=0.2)
 
 
 def test_a_folder_without_a_grid_is_one_line(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ from grid_tools import (
     take_together,
 )
 
+from surrogate import training_loop
 from surrogate.grid import task
-from surrogate.grid.lease import Lease
+from surrogate.grid.folder import ExperimentFolder
+from surrogate.grid.lease import Lease, read_lease
 from surrogate.grid.local import LocalEngine
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
+from surrogate.kernels import triton
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +153,96 @@ def test_those_that_died_together_go_on_alone(alone, toy_data, tmp_path) -> None
     assert engine.submitted.count(deadly) == 3
 
 
+def test_an_error_of_one_alone_is_recorded_at_once(toy_data, tmp_path, monkeypatch) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    name = next(iter(ledger.rows))
+
+    def broken(*arguments):
+        raise ValueError("by the test")
+
+    monkeypatch.setattr(task, "train_together", broken)
+    assert take(place, name, toy_data).status == "failed"
+    assert place.experiment(name).failure()["error"] == "ValueError: by the test"
+    # As long as nobody puts it back it is not run again.
+    monkeypatch.undo()
+    assert take(place, name, toy_data) == Outcome(name, "failed", "ValueError: by the test")
+    assert len(starts(place, name)) == 1
+
+
+def test_a_failure_is_recorded_while_nobody_else_can_take_the_experiment(
+    toy_data, tmp_path, monkeypatch
+) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    name = next(iter(ledger.rows))
+    held: list[bool] = []
+    original = ExperimentFolder.write_failure
+
+    def look(folder, *arguments) -> None:
+        held.append(read_lease(folder.path) is not None)
+        original(folder, *arguments)
+
+    def broken(*arguments, **options):
+        raise ValueError("by the test")
+
+    monkeypatch.setattr(ExperimentFolder, "write_failure", look)
+    monkeypatch.setattr(task, "finish", broken)
+    assert take(place, name, toy_data).status == "failed"
+    assert held == [True]
+
+
+def test_a_share_of_the_time_is_each_experiments_own(toy_data, tmp_path, monkeypatch) -> None:
+    """On a clock of our own: 1 s for what two take together, 10 s to judge each."""
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    now = [0.0]
+    step, judge = training_loop._take_step, task.finish
+
+    def stepping(readings):
+        now[0] += 1.0
+        return step(readings)
+
+    def judging(*arguments, **options):
+        now[0] += 10.0
+        return judge(*arguments, **options)
+
+    monkeypatch.setattr(training_loop, "_take_step", stepping)
+    monkeypatch.setattr(task, "finish", judging)
+    monkeypatch.setattr(training_loop.time, "monotonic", lambda: now[0])
+    first, second = ledger.rows
+    steps = ledger.rows[first].experiment.recipe.steps
+    _stop_at_the_last_step(place, first, toy_data)  # alone
+    take_together(place, [first, second], toy_data)
+    records = [place.experiment(name).done() for name in (first, second)]
+    # The last step of the first is the second's first, who also waits for the other's judging.
+    assert [record["seconds"] for record in records] == [steps + 10, steps + 20]
+    assert [record["own_seconds"] for record in records] == [steps + 9.5, steps + 9.5]
+
+
+def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch) -> None:
+    _, ledger = small_grid(tmp_path / "g", toy_data)
+    one = next(iter(ledger.rows.values())).experiment
+    memory = {"free": 0, "kept": 0}
+
+    def empty_cache() -> None:
+        memory["free"] += memory.pop("kept")
+
+    monkeypatch.setattr(triton, "usable", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (memory["free"], 10**12))
+
+    def fitting(sharing: int, free: int, kept: int = 0) -> int:
+        memory.update(free=free, kept=kept)
+        return task._fitting(one, 20, "cuda:0", sharing)
+
+    many = fitting(1, 10**9)
+    assert many > 10
+    assert fitting(1, 0) == 1
+    assert fitting(1, 4 * 10**8, kept=6 * 10**8) == many  # torch's own, from the task before
+    assert fitting(2, 10**9) == pytest.approx(many / 2, abs=1)
+    assert task._fitting(one, 20, "cpu", 1) >= 216
+    monkeypatch.setattr(triton, "usable", lambda device: False)
+    assert fitting(1, 10**9) == 1
+
+
 @pytest.mark.parametrize("when", ["beginning", "judging"])
 def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypatch, when) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
@@ -161,7 +254,7 @@ def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypa
         calls.append(arguments)
         # The second begins, or the first is judged, while the other is held.
         if len(calls) == (2 if when == "beginning" else 1):
-            raise torch.OutOfMemoryError("by the test")
+            raise RuntimeError("by the test")  # which torch's allocators raise, too
         return original(*arguments, **options)
 
     monkeypatch.setattr(task, "Trainer" if when == "beginning" else "finish", too_much)
@@ -199,11 +292,11 @@ def test_stopping_reaches_those_that_the_memory_did_not_hold(
     monkeypatch.setattr(task, "_fitting", lambda *_: 2)
     original = task._Work.note
 
-    def revoked(work, progress) -> None:  # as a Dask client does that is interrupted
+    def lost(work, progress) -> None:  # as if another process had taken the experiment over
         original(work, progress)
         work.lost.set()
 
-    monkeypatch.setattr(task._Work, "note", revoked)
+    monkeypatch.setattr(task._Work, "note", lost)
     first, second, third = ledger.rows
     outcomes = task.take_up(
         str(place.path), [first, second, third], str(toy_data), "cpu", threading.Event()
@@ -226,6 +319,47 @@ def test_what_was_interrupted_goes_on_together(alone, toy_data, tmp_path) -> Non
     assert [sorted(task) for task in engine.tasks] == [sorted(names)] * 2
     for name in names:
         assert_same_result(place, alone, name)
+
+
+def test_what_another_process_runs_is_waited_for_not_taken(alone, toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+    mine, others = ledger.rows
+    lease = Lease.acquire(place.experiment(others).path, threading.Event())
+    assert lease is not None
+    ledger.refresh([others])
+    engine = InlineEngine(place, toy_data)
+    seen: list[list[str]] = []
+
+    def report(outcome) -> None:
+        seen.append(list(engine.submitted))
+        if ledger.rows[mine].finished is not None and lease is not None:
+            lease.release()
+
+    run_grid(list(ledger.rows), ledger, engine, threading.Event(), report)
+    assert [mine] in seen  # the other one was not touched while it was in other hands
+    assert engine.submitted == [mine, others]
+    assert_same_result(place, alone, others)
+
+
+def test_a_worker_that_leaves_between_two_looks_does_no_harm(alone, toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
+
+    class Leaving(InlineEngine):
+        looks = 0
+
+        @property
+        def idle(self) -> int:
+            self.looks += 1
+            return 1 if self.looks == 1 else -1
+
+    engine = Leaving(place, toy_data, together=2)
+    engine.queue = 1
+
+    def report(outcome) -> None:
+        engine.looks = 0
+
+    run_grid(list(ledger.rows), ledger, engine, threading.Event(), report)
+    assert engine.tasks == [list(ledger.rows)]
 
 
 def test_no_worker_takes_what_others_could_do_meanwhile(alone, toy_data, tmp_path) -> None:

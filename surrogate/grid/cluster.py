@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shlex
+import shutil
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.grid.folder import GridFolder
-from surrogate.grid.lease import read_lease, revoke
+from surrogate.grid.lease import HEARTBEAT_S, STALE_S, Lease, read_lease
 from surrogate.grid.task import Outcome, take_up
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ _INSTALL = "python -m pip install 'surrogate-neuron[cluster]'"
 _CONNECT_S = 30.0
 _GRACE_S = 120.0
 
-#: How long a task that has been handed to a worker may take until it holds its leases, seconds.
-_BEGINNING_S = 2.0
+#: Told where the scheduler has gone; the grid's folder needs none.
+_GONE = "the Dask scheduler is gone ({error}); everything is saved, start it and run the grid again"
 
 
 def connect(address: str) -> Client:
@@ -123,6 +126,10 @@ class DaskEngine:
     ) -> None:
         self._folder, self._client = folder.resolve(), client
         self._device, self.together = device, together
+        self.queue = 1  # with one task more than workers none of them waits for us
+        # Workers stop where this lease is gone: released, or because this process is.
+        self._home = self._folder / "clients" / uuid.uuid4().hex
+        self._lease: Lease | None = None
         self._data = None if data is None else str(Path(data).resolve())
         self._shipped = ship_data and data is not None
         self._futures: dict[tuple[str, ...], Future] = {}
@@ -135,25 +142,30 @@ class DaskEngine:
     @property
     def workers(self) -> int:
         """Tasks that all workers there are at the moment run at once, at least 1."""
-        return max(1, sum(self._client.nthreads().values()))
+        with _answered():
+            return max(1, sum(self._client.nthreads().values()))
 
     @property
-    def free(self) -> int:
-        """Dask keeps the queue: one more task than workers keeps them all at work."""
-        return self.workers + 1 - len(self._futures)
+    def idle(self) -> int:
+        """Workers without work; -1 where Dask keeps a task that waits for one."""
+        return self.workers - len(self._futures)
 
     def submit(self, names: Sequence[str]) -> None:
         """Hand experiments to the scheduler."""
+        if self._lease is None:
+            self._lease = _begin_client(self._home)
         task = tuple(names)
-        future = self._client.submit(
-            _take_up_on_worker,
-            str(self._folder),
-            task,
-            self._data,
-            self._shipped,
-            self._device,
-            pure=False,
-        )
+        with _answered():
+            future = self._client.submit(
+                _take_up_on_worker,
+                str(self._folder),
+                str(self._home),
+                task,
+                self._data,
+                self._shipped,
+                self._device,
+                pure=False,
+            )
         self._futures[task] = future
         future.add_done_callback(lambda _: self._ended.put(task))
 
@@ -195,37 +207,73 @@ class DaskEngine:
 
     def close(self) -> None:
         """Let running experiments save and stop, and leave the scheduler."""
-        homes = []
-        for names, future in self._futures.items():
-            homes += [GridFolder(self._folder).experiment(name).path for name in names]
-            self._client.cancel([future])  # of no use to a task that has begun
-        began, asked = time.monotonic(), set[Path]()
+        tasks = [self._home / names[0] for names in self._futures]
         try:
-            # Experiments of a task that has just begun take their leases one after the other.
-            while homes and (passed := time.monotonic() - began) < _GRACE_S:
-                held = [home for home in homes if read_lease(home) is not None]
-                if not held and passed > _BEGINNING_S:
-                    break
-                for home in set(held) - asked:
-                    revoke(home)
-                asked.update(held)
+            if self._lease is not None:
+                self._lease.release()
+            with contextlib.suppress(OSError):  # a scheduler that is gone
+                self._client.cancel(list(self._futures.values()))  # of those that have not begun
+            deadline = time.monotonic() + _GRACE_S
+            while any(map(read_lease, tasks)) and time.monotonic() < deadline:
                 time.sleep(0.2)
+            _sweep(self._home)
         finally:
             if self._client.cluster is not None:
                 self._client.cluster.close()
             self._client.close()
 
 
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """A scheduler that does not answer is an error of one line."""
+    try:
+        yield
+    except OSError as error:  # time-outs, too
+        raise SurrogateError(_GONE.format(error=str(error) or type(error).__name__)) from error
+
+
+def _begin_client(home: Path) -> Lease:
+    """Hold the lease that tells workers that somebody waits for them, in a folder of its own."""
+    if home.parent.exists():
+        for other in home.parent.iterdir():
+            if time.time() - other.stat().st_mtime > STALE_S:  # no client that begins just now
+                _sweep(other)
+    lease = Lease.acquire(home, threading.Event())
+    assert lease is not None  # the name is new
+    lease.renew()
+    return lease
+
+
+def _sweep(home: Path) -> None:
+    """Remove a client's folder, and if it was the last the folder of clients, unless it is in use.
+
+    Below it lies a folder for each task that was begun, with a lease while that runs.
+    """
+    if read_lease(home) is None and not any(map(read_lease, home.glob("*/"))):
+        shutil.rmtree(home, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            home.parent.rmdir()
+
+
 def _take_up_on_worker(
-    folder: str, names: Sequence[str], data: str | None, shipped: bool, device: str | None
+    folder: str,
+    client: str,
+    names: Sequence[str],
+    data: str | None,
+    shipped: bool,
+    device: str | None,
 ) -> list[Outcome]:
     """The task, on a worker."""
     import torch
-    from distributed import get_worker
 
-    host = socket.gethostname()
-    if shipped:
-        data = str(Path(get_worker().local_directory) / str(data))
+    host, sharing = socket.gethostname(), 1
+    with contextlib.suppress(ImportError, ValueError):  # called by hand, not by Dask
+        from distributed import get_worker
+
+        worker = get_worker()
+        sharing = worker.state.nthreads
+        if shipped:
+            data = str(Path(worker.local_directory) / str(data))
     if not GridFolder(folder).exists():
         raise DataError(
             f"{folder}: Dask worker on {host} does not see the grid's folder; put it on a file "
@@ -237,4 +285,34 @@ def _take_up_on_worker(
             "all machines share, or send them along with --ship-data"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return take_up(folder, names, data, device, threading.Event())
+    with _while_wanted(Path(client), names[0]) as stop:
+        return take_up(folder, names, data, device, stop, sharing)
+
+
+@contextlib.contextmanager
+def _while_wanted(client: Path, name: str) -> Iterator[threading.Event]:
+    """An event that is set once the client is gone; meanwhile the client sees that we work."""
+    stop, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while read_lease(client) is not None:
+            if ended.wait(HEARTBEAT_S):
+                return
+        stop.set()
+
+    # Before the first look at the client, so that it does not leave without having seen us.
+    lease = Lease.acquire(client / name, threading.Event())
+    if lease is not None:  # else the task runs elsewhere, too, which experiments' leases tell
+        lease.renew()
+    if read_lease(client) is None:
+        stop.set()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield stop
+    finally:
+        ended.set()
+        watcher.join()
+        if lease is not None:
+            lease.release()
+        _sweep(client)

@@ -10,10 +10,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,19 +91,15 @@ def calibrate(
     for experiment in experiments:
         key = _key(experiment, device)
         if key not in measured:
-            entry = known.get(key)
-            if entry is None or time.time() - entry["time"] > _KEPT_S:
+            if key not in known:
                 report(experiment.configuration)
-                entry = {"time": time.time()} | dataclasses.asdict(
-                    _measure(experiment, dataset, device)
-                )
-                known[key] = entry
-            measured[key] = StepCost(entry["step"], entry["epoch_end"], entry["finish"])
+                known[key] = _measure(experiment, dataset, device), time.time()
+                with contextlib.suppress(DataError):  # without a cache the next grid measures again
+                    _write(cache, known)
+            measured[key], _ = known[key]
         costs[experiment.hash] = measured[key].seconds(experiment)
     if device.startswith("cuda"):
         torch.cuda.empty_cache()  # workers reckon with the memory that is free
-    with contextlib.suppress(DataError):  # without a cache, the next grid measures again
-        atomic_write_text(cache, json.dumps(known, indent=1) + "\n")
     return costs
 
 
@@ -170,10 +167,11 @@ def _key(experiment: Experiment, device: str) -> str:
     recipe = experiment.recipe
     provider = default_provider(device)
     kernels = f"{provider} {cpu.level()}" if provider == "cpu" else provider
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(
         [
             f"{cpu_model()}, {os.cpu_count()} cores",
-            f"{device}, {kernels}, torch {torch.__version__}, surrogate {__version__}",
+            f"{where}, {kernels}, torch {torch.__version__}, surrogate {__version__}",
             f"{experiment.configuration}, {recipe.head}",
             f"{recipe.batch_size} x {recipe.window_ms} ms, {recipe.window_rule}",
             f"{recipe.steps_per_epoch} steps an epoch",
@@ -188,10 +186,29 @@ def _cache_path() -> Path:
     return Path(home) / "surrogate" / "calibration.json"
 
 
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    """What was measured before; a damaged cache is measured again."""
+def _write(path: Path, known: Mapping[str, tuple[StepCost, float]]) -> None:
+    entries = {
+        key: {"time": when} | dataclasses.asdict(cost) for key, (cost, when) in known.items()
+    }
+    atomic_write_text(path, json.dumps(entries, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, tuple[StepCost, float]]:
+    """Costs that were measured within a week, and when; what is damaged is measured again."""
     try:
-        known = json.loads(path.read_text("utf-8"))
+        entries = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    known = {}
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            names = ("step", "epoch_end", "finish", "time")
+            step, epoch_end, finishing, when = (float(entry[name]) for name in names)
+            sound = step > 0 and min(epoch_end, finishing) >= 0
+            if (
+                sound
+                and step + epoch_end + finishing < math.inf
+                and 0 <= time.time() - when < _KEPT_S
+            ):
+                known[key] = StepCost(step, epoch_end, finishing), when
+    return known

@@ -23,7 +23,7 @@ from surrogate.run_folder import RunFolder
 __all__ = ["ExperimentFolder", "GridFolder"]
 
 
-_DONE_KEYS = {"status", "scores", "seconds", "finished", "unstable_reason"}
+_DONE_KEYS = {"status", "scores", "seconds", "finished", "unstable_reason", "windows"}
 _FAILED_KEYS = {"error", "attempts"}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text, explain_os_error
 
-__all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease", "revoke"]
+__all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease"]
 
 #: A holder renews its lease this often, seconds.
 HEARTBEAT_S = 5.0
@@ -38,7 +38,7 @@ class Lease:
     Attributes
     ----------
     stop : threading.Event
-        Set when the lease was revoked or taken over: the holder must stop working.
+        Set when the lease was taken over: the holder must stop working.
     step, steps : int
         How far the holder is, for others to see.
     seconds : float
@@ -89,7 +89,7 @@ class Lease:
             # A disk that is full for a moment costs a heartbeat, not the experiment.
             with contextlib.suppress(DataError), _guarded(self.folder):
                 content = _content(self.folder)
-                if content.get("token") != self._token or content.get("revoked"):
+                if content.get("token") != self._token:
                     self.stop.set()
                     return
                 self._write()
@@ -126,13 +126,6 @@ def read_lease(folder: Path) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError):  # none, or not one of ours
         return None
     return content if alive else None
-
-
-def revoke(folder: Path) -> None:
-    """Ask the holder, wherever it runs, to save and stop; it sees so at its next renewal."""
-    with _guarded(folder):
-        if content := _content(folder):
-            _put(folder, content | {"revoked": True})
 
 
 def _content(folder: Path) -> dict[str, Any]:

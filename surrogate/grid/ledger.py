@@ -38,6 +38,8 @@ class Row:
         Why it failed or is unstable.
     host : str or None
         Where it is running.
+    process : int or None
+        Its process there.
     """
 
     experiment: Experiment
@@ -48,6 +50,7 @@ class Row:
     roc_auc: float | None = None
     error: str | None = None
     host: str | None = None
+    process: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -85,6 +88,7 @@ def read_row(folder: GridFolder, experiment: Experiment) -> Row:
             seconds=lease["seconds"],
             progress=lease["step"] / steps if steps else 0.0,
             host=lease["host"],
+            process=lease["pid"],
         )
     if failure := home.failure():
         return Row(experiment, "failed", error=failure["error"])

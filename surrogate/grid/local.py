@@ -9,6 +9,7 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -69,13 +70,14 @@ class LocalEngine:
     def __init__(
         self, folder: Path, data: str | None, devices: Sequence[str], together: int = 1
     ) -> None:
-        self._arguments = (str(folder), data)
+        self._folder, self._data = str(folder), data
+        self._on_device = Counter(devices)
         self._idle: list[_Worker | str] = list(reversed(devices))
         self._busy: dict[tuple[str, ...], _Worker] = {}
-        self.together, self.workers = together, len(devices)
+        self.together, self.workers, self.queue = together, len(devices), 0
 
     @property
-    def free(self) -> int:
+    def idle(self) -> int:
         """Workers without work."""
         return len(self._idle)
 
@@ -83,7 +85,7 @@ class LocalEngine:
         """Give experiments to an idle worker."""
         worker = self._idle.pop()
         if isinstance(worker, str):
-            worker = _Worker(*self._arguments, worker)
+            worker = _Worker(self._folder, self._data, worker, self._on_device[worker])
         with contextlib.suppress(OSError):  # of a worker that died meanwhile; wait() tells
             worker.connection.send(tuple(names))
         self._busy[tuple(names)] = worker
@@ -128,13 +130,13 @@ class LocalEngine:
 class _Worker:
     """A worker process and the pipe to it."""
 
-    def __init__(self, folder: str, data: str | None, device: str) -> None:
+    def __init__(self, folder: str, data: str | None, device: str, sharing: int) -> None:
         # Not fork: torch and HDF5 have threads that a forked child would lack.
         context = multiprocessing.get_context("spawn")
         self.device = device
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
-            target=_serve, args=(theirs, folder, data, device), daemon=True
+            target=_serve, args=(theirs, folder, data, device, sharing), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -151,7 +153,9 @@ class _Worker:
         return f"its worker was killed by {name}{hint}"
 
 
-def _serve(connection: Connection, folder: str, data: str | None, device: str) -> None:
+def _serve(
+    connection: Connection, folder: str, data: str | None, device: str, sharing: int
+) -> None:
     """What a worker process does: experiments, one after the other, until its pipe is closed."""
     # Ctrl-C in a terminal reaches every process of its group; the parent tells us when to stop.
     os.setpgrp()
@@ -162,7 +166,7 @@ def _serve(connection: Connection, folder: str, data: str | None, device: str) -
     while (names := tasks.get()) is not None:
         said: list[Outcome] | SurrogateError
         try:
-            said = take_up(folder, names, data, device, stop.event())
+            said = take_up(folder, names, data, device, stop.event(), sharing)
         except SurrogateError as error:
             said = error
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from surrogate.errors import DataError
 from surrogate.grid.ledger import Ledger
+from surrogate.grid.packs import take_pack
 from surrogate.grid.task import Outcome
 from surrogate.training import Interrupted
 
@@ -37,8 +38,12 @@ class Engine(Protocol):
         """Tasks that run at once."""
 
     @property
-    def free(self) -> int:
-        """Tasks that can be submitted now."""
+    def queue(self) -> int:
+        """Tasks that it takes beyond its workers, to keep them all at work."""
+
+    @property
+    def idle(self) -> int:
+        """Workers without work; less than 0 where tasks wait for one."""
 
     def submit(self, names: Sequence[str]) -> None:
         """Take the experiments with these hashes as one task."""
@@ -81,7 +86,10 @@ def run_grid(
     SurrogateError
         If the workers cannot do their work at all.
     """
-    waiting, running, elsewhere = deque(names), set[str](), set[str]()
+    # What runs already is in other hands, such as those of another `grid run`.
+    elsewhere = {name for name in names if ledger.rows[name].status == "running"}
+    waiting, running = deque(name for name in names if name not in elsewhere), set[str]()
+    configuration = {name: ledger.rows[name].experiment.configuration for name in names}
     tries: Counter[str] = Counter()
     alone: set[str] = set()  # whose workers died: they take no others with them again
     looked = time.monotonic()
@@ -113,10 +121,12 @@ def run_grid(
         while waiting or running or elsewhere:
             if stop.is_set():
                 raise Interrupted("interrupted")
-            while waiting and engine.free > 0:
-                names = _take(waiting, engine, ledger, alone)
-                engine.submit(names)
-                running.update(names)
+            idle = engine.idle  # once a round: a worker may come or go meanwhile
+            while waiting and idle + engine.queue > 0:
+                pack = take_pack(waiting, configuration, max(1, idle), engine.together, alone)
+                engine.submit(pack)
+                running.update(pack)
+                idle -= 1
             for outcome in engine.wait(_POLL_S):
                 report(settle(outcome))
             ledger.refresh(running)
@@ -130,24 +140,3 @@ def run_grid(
     finally:
         engine.close()
         ledger.refresh(running)
-
-
-def _take(waiting: deque[str], engine: Engine, ledger: Ledger, alone: Collection[str]) -> list[str]:
-    """Take the next experiment out of ``waiting``, and others of its configuration with it.
-
-    Not so many that other workers stay without.
-    """
-    first = waiting.popleft()
-    if engine.together == 1 or first in alone:
-        return [first]
-    wanted = ledger.rows[first].experiment.configuration
-    mates = [
-        name
-        for name in waiting
-        if ledger.rows[name].experiment.configuration == wanted and name not in alone
-    ]
-    share = -(-(1 + len(mates)) // engine.free)
-    mates = mates[: min(engine.together, share) - 1]
-    for name in mates:
-        waiting.remove(name)
-    return [first, *mates]

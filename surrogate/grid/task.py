@@ -62,7 +62,12 @@ class Outcome:
 
 
 def take_up(
-    path: str, names: Sequence[str], data: str | None, device: str, stop: threading.Event
+    path: str,
+    names: Sequence[str],
+    data: str | None,
+    device: str,
+    stop: threading.Event,
+    sharing: int = 1,
 ) -> list[Outcome]:
     """:func:`run_experiments` for a worker that knows no more than where the grid lies.
 
@@ -76,6 +81,8 @@ def take_up(
         The data set, as this machine sees it; None is the bundled sample.
     device, stop
         See :func:`run_experiments`.
+    sharing : int
+        Workers that use the device, this one included.
 
     Raises
     ------
@@ -94,7 +101,7 @@ def take_up(
                 f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
                 f"expected {grid.data_digest[:12]}); give the right one with --data"
             )
-        fit = _fitting(experiments[names[0]], dataset.n_inputs, device)
+        fit = _fitting(experiments[names[0]], dataset.n_inputs, device, sharing)
         outcomes: list[Outcome] = []
         for first in range(0, len(names), fit):
             outcomes += run_experiments(
@@ -105,15 +112,18 @@ def take_up(
                 device,
                 stop,
             )
-            if any(outcome.status == "interrupted" for outcome in outcomes):
+            if any(one.status in ("interrupted", "unwritable") for one in outcomes):
                 # Whoever stopped these cannot reach those that have not begun.
                 outcomes += [Outcome(name, "interrupted") for name in names[first + fit :]]
                 break
         return outcomes
 
 
-def _fitting(experiment: Experiment, n_inputs: int, device: str) -> int:
-    """How many such experiments a GPU's memory holds, at least one. A CPU's is left to the user."""
+def _fitting(experiment: Experiment, n_inputs: int, device: str, sharing: int) -> int:
+    """How many such experiments a GPU's memory holds beside those of the other workers that use it.
+
+    At least one. A CPU's memory is left to the user.
+    """
     if not device.startswith("cuda"):
         return sys.maxsize
     if not triton.usable(device):  # without its kernels they would share nothing
@@ -124,8 +134,9 @@ def _fitting(experiment: Experiment, n_inputs: int, device: str) -> int:
     layout = StackLayout(spec.arch, spec.recurrent_sizes)
     # Weights and averages, two moments, gradients, and both in the order that kernels read.
     one = layout.training_bytes(recipe.batch_size, recipe.window_ms) + 8 * 4 * spec.parameter_count
+    torch.cuda.empty_cache()  # what the task before has left counts as taken
     free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(_MEMORY_SHARE * free / one))
+    return max(1, int(_MEMORY_SHARE * free / sharing / one))
 
 
 def run_experiments(
@@ -220,6 +231,8 @@ def _begin(
             work.held.callback(lease.release)
             if record := work.folder.done():
                 return Outcome(work.name, record["status"])
+            if failure := work.folder.failure():  # of a task that a killed worker did not end
+                return Outcome(work.name, "failed", failure["error"])
             where = None if dataset.is_sample else str(dataset.path.resolve())
             config = experiment.run_config(where, reuse_windows)
             run = work.folder.run
@@ -237,32 +250,31 @@ def _begin(
     except FolderInUse:
         return Outcome(work.name, "busy")
     except Exception as error:
-        return _failed(work.folder, work.name, error, _out_of_memory(error) and others > 0)
+        return _failed(work.folder, work.name, error, others > 0)
 
 
 def _end(work: _Work, error: Exception | None, together: int, others: int) -> Outcome:
     """Judge a training that has ended and record it, unless it was stopped before its end."""
-    trainer = work.trainer
-    try:
-        with work.held:
+    with work.held:  # what is recorded is so before another process can take the experiment
+        try:
             if error is not None:
                 raise error
-            if not trainer.done:
-                return Outcome(work.name, "interrupted")
-            judging = time.monotonic()
-            # A run that failed before its first epoch ended has found something: it is unstable.
-            judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
-            seconds = trainer.seconds + time.monotonic() - judging
-            record = _record(work.experiment, trainer, judged, seconds, together)
-            work.folder.write_done(record)
-            return Outcome(work.name, record["status"], work.message)
-    except Exception as error:
-        return _failed(work.folder, work.name, error, _out_of_memory(error) and others > 0)
+            return _judge(work, together)
+        except Exception as failure:
+            return _failed(work.folder, work.name, failure, others > 0)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it might not have happened to the experiment alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+def _judge(work: _Work, together: int) -> Outcome:
+    trainer = work.trainer
+    if not trainer.done:
+        return Outcome(work.name, "interrupted")
+    judging = time.monotonic()
+    # A run that failed before its first epoch ended has found something: it is unstable.
+    judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
+    judging = time.monotonic() - judging
+    record = _record(work.experiment, trainer, judged, judging, together)
+    work.folder.write_done(record)
+    return Outcome(work.name, record["status"], work.message)
 
 
 def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
@@ -278,7 +290,7 @@ def _record(
     experiment: Experiment,
     trainer: Trainer,
     judged: dict[str, Any] | None,
-    seconds: float,
+    judging: float,
     together: int,
 ) -> dict[str, Any]:
     reason = instability(trainer.history, trainer.failure)
@@ -290,7 +302,8 @@ def _record(
         "epochs": len(trainer.history),
         "scores": {"valid": judged["validation"] if judged else {}},
         "parameters": trainer.stack.parameter_count,
-        "seconds": round(seconds, 3),
+        "seconds": round(trainer.seconds + judging, 3),
+        "own_seconds": round(trainer.own_seconds + judging, 3),
         "together": together,
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {cpu_model()}",

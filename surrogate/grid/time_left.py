@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.ledger import Row
+from surrogate.grid.packs import take_pack
 
 __all__ = ["in_order", "seconds_left"]
 
 #: Of a configuration's finished experiments the last few count: another machine may have gone on.
 _RECENT = 4
 
-#: From this share of its steps on, an experiment says how long a whole one takes.
-_TELLING = 0.05
+#: From this share of its steps on, an experiment says how long a whole one takes; from the second
+#: on if it ended there, for then judging it took its time, too.
+_TELLING, _TELLING_ENDED = 0.05, 0.2
 
 
 def in_order(experiments: Iterable[Experiment], cost: Mapping[str, float]) -> list[Experiment]:
@@ -64,40 +66,51 @@ def seconds_left(
     def whole(row: Row) -> float:
         return cost[row.experiment.hash] * ratio.get(row.experiment.configuration, overall)
 
-    def tasks(status: str) -> list[float]:
-        left: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            if row.status == status:
-                left[row.experiment.configuration].append(whole(row) * (1 - row.progress))
-        found = []
-        for seconds in left.values():
-            seconds.sort(reverse=True)
-            size = min(together, -(-len(seconds) // workers)) if status == "pending" else together
-            found += [seconds[first] for first in range(0, len(seconds), size)]
-        return sorted(found, reverse=True)
-
     # More may be running than this engine has workers: other engines work on the grid, too.
-    busy = tasks("running")
+    running = [row for row in rows if row.status == "running"]
+    busy = _tasks([(row, whole(row) * (1 - row.progress)) for row in running], together)
     ends = busy + [0.0] * (workers - len(busy))
     heapq.heapify(ends)
-    for seconds in tasks("pending"):
-        heapq.heapreplace(ends, ends[0] + seconds)
+    pending = {row.experiment.hash: row.experiment for row in rows if row.status == "pending"}
+    configuration = {name: one.configuration for name, one in pending.items()}
+    seconds = {row.experiment.hash: whole(row) for row in rows if row.status == "pending"}
+    waiting = deque(one.hash for one in in_order(pending.values(), seconds))
+    while waiting:
+        now = ends[0]
+        pack = take_pack(waiting, configuration, ends.count(now), together)
+        heapq.heapreplace(ends, now + max(seconds[name] for name in pack))
     return max(ends)
+
+
+def _tasks(left: Iterable[tuple[Row, float]], together: int) -> list[float]:
+    """Seconds left to each task, of the rows that run and what is left to each.
+
+    Those of one process and configuration train together, but no more than can.
+    """
+    groups: dict[tuple[object, ...], list[float]] = defaultdict(list)
+    for row, seconds in left:
+        groups[row.host, row.process, row.experiment.configuration].append(seconds)
+    return [
+        seconds for group in groups.values() for seconds in sorted(group, reverse=True)[::together]
+    ]
 
 
 def _ratios(rows: Sequence[Row], cost: Mapping[str, float]) -> dict[str, float]:
     """Measured over predicted seconds, by configuration.
 
-    Of what runs, all counts, of what is finished the last few. One that ended before its last step
-    would have gone on at its pace.
+    Of what runs, all counts, of what is finished the last few. One that became unstable before its
+    last step would have gone on at its pace; one that had learnt enough (``patience``) took what
+    the next may take.
     """
     running: dict[str, list[float]] = defaultdict(list)
     finished: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
+        telling = _TELLING if row.status == "running" else _TELLING_ENDED
         # Unknown is the cost of what was finished before anyone predicted.
-        if row.experiment.hash not in cost or row.progress < _TELLING:
+        if row.experiment.hash not in cost or row.progress < telling:
             continue
-        ratio = row.seconds / row.progress / cost[row.experiment.hash]
+        expected = row.progress if row.status != "done" else 1.0
+        ratio = row.seconds / expected / cost[row.experiment.hash]
         if row.status == "running":
             running[row.experiment.configuration].append(ratio)
         elif row.finished is not None:

@@ -95,7 +95,7 @@ def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
             unstable_reason=record["unstable_reason"],
             parameters=record["parameters"],
             windows=record["windows"],
-            seconds=record["seconds"] / record["together"],
+            seconds=record.get("own_seconds", record["seconds"]),
             scores=record["scores"]["valid"],
             versions=record["versions"],
             provider=record["provider"],
