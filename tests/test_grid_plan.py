@@ -216,6 +216,12 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(toy_data, tmp_path) ->
     assert plan["disk_bytes"] > 6 * 4 * 120
     total = sum(one["estimated_seconds"] for one in plan["experiments"])
     assert total / 2 <= 3600 * plan["estimated_hours"] * 1.2
+    more = surrogate_command(*arguments, "--together", "3", "--json").json
+    # All six at once occupy checkpoints, ten times a model's size, not two of them.
+    sizes = sorted((4 * one["parameters"] for one in plan["experiments"]), reverse=True)
+    added = [100_000 + 11 * size for size in sizes[2:]]
+    assert more["disk_bytes"] - plan["disk_bytes"] == sum(added)
+    assert more["estimated_hours"] < plan["estimated_hours"]
     text = surrogate_command(*arguments).stdout
     assert "rnn 6-2" in text
     assert "6 to run" in text

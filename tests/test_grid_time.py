@@ -195,6 +195,20 @@ def test_time_left_reckons_with_what_ended_early() -> None:
     assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(50)
 
 
+def test_the_last_four_that_finished_count() -> None:
+    """As when another machine goes on with a grid."""
+    recipes = [load_recipe("blog", "rnn", {"learning_rate": n / 1000}) for n in range(1, 8)]
+    experiments = [experiment(recipe=recipe) for recipe in recipes]
+    costs = {one.hash: 100.0 for one in experiments}
+    took = [300.0, 300.0, 50.0, 50.0, 50.0, 50.0]
+    rows = [
+        Row(one, "done", seconds, 1.0, finished=float(when))
+        for when, (one, seconds) in enumerate(zip(experiments, took, strict=False))
+    ]
+    rows.append(Row(experiments[-1], "pending"))
+    assert seconds_left(rows, costs, workers=1) == pytest.approx(50)
+
+
 def test_time_left_reckons_with_all_that_run() -> None:
     recipes = [load_recipe("blog", "rnn", {"learning_rate": n / 1000}) for n in range(1, 13)]
     experiments = [experiment(recipe=recipe) for recipe in recipes]

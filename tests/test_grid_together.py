@@ -24,6 +24,7 @@ from surrogate.grid.local import LocalEngine
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
 from surrogate.kernels import triton
+from surrogate.report.runs import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +216,9 @@ def test_a_share_of_the_time_is_each_experiments_own(toy_data, tmp_path, monkeyp
     # The last step of the first is the second's first, who also waits for the other's judging.
     assert [record["seconds"] for record in records] == [steps + 10, steps + 20]
     assert [record["own_seconds"] for record in records] == [steps + 9.5, steps + 9.5]
+    row = ledger.rows[first]
+    # Which is what a report tells and adds up.
+    assert read_run(row.experiment, place.experiment(first)).seconds == steps + 9.5
 
 
 def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch) -> None:
