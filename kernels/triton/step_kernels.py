@@ -302,8 +302,9 @@ def step_kernel(
             2,
         )
         readout += tl.load(weights + HEAD[1] + unit)[None, :]
-        neuron = neuron[:, None]
-        _write_outputs(outputs, neuron, unit, readout, neuron < left, failed, SPLIT)
+        # A name of its own: in a branch that is taken at run time none may change its shape.
+        row = neuron[:, None]
+        _write_outputs(outputs, row, unit, readout, row < left, failed, SPLIT)
 
 
 @triton.jit
