@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from surrogate.benchmarks.cases import goal
 from surrogate.benchmarks.contenders import Contender, ours
@@ -17,6 +18,7 @@ from surrogate.benchmarks.measure import (
     Peak,
     clock,
     fastest,
+    gpu_peak,
     measure,
     parity,
     peak,
@@ -43,7 +45,7 @@ def bench(
     *,
     seconds: float = 2.0,
     threads: int = 1,
-    make_ours: Callable[[Problem], Contender] = ours,
+    make_ours: Sequence[Callable[[Problem], Contender]] = (ours,),
     progress: Progress = lambda share, label: None,
 ) -> dict[str, Any]:
     """Measure ``cases``, each against its peers.
@@ -55,8 +57,9 @@ def bench(
         Wall time to time each case for, beside preparing it; at least three rounds are timed.
     threads : int
         CPU threads of ours and of every peer.
-    make_ours : callable
-        What is held against the peers.
+    make_ours : sequence of callables
+        What is held against the peers, one way or several, each in rows of its own. Where the first
+        fails the case does; another is left out with a note.
     progress : callable
         Called with the share of the cases that is done and what is under way.
 
@@ -76,8 +79,11 @@ def bench(
             progress((index + share) / len(cases), f"{case.config} {case.mode}")
 
         report(0.0)
-        # Again before every case: a machine that is busy for a while hides its peak.
-        peaks[case.device] = peak(case.device, threads, peaks.get(case.device))
+        if case.device == "cpu":
+            # Again before every case: a machine that is busy for a while hides its peak.
+            peaks["cpu"] = peak("cpu", threads, peaks.get("cpu"))
+        else:
+            peaks[case.device] = gpu_peak(case.device)
         rows += _measure_case(case, seconds, threads, make_ours, notes, report)
     for row in rows:
         least = floor_seconds(row.pop("work"), peaks[row["device"]])
@@ -100,34 +106,76 @@ def _measure_case(
     case: Case,
     seconds: float,
     threads: int,
-    make_ours: Callable[[Problem], Contender],
+    make_ours: Sequence[Callable[[Problem], Contender]],
     notes: list[str],
     report: Callable[[float], None],
 ) -> list[dict[str, Any]]:
     now = clock(case.device, threads)
     problem = Problem.draw(case)
-    mine = make_ours(problem)
-    values = mine.values()
-    parities = {
-        peer: parity(values, peer.values())
-        for peer in _peers(problem, now, min(seconds, 0.3), notes)
-    }
-    # What does not compute the same has no speed worth telling.
-    timed = [peer for peer, found in parities.items() if found <= _bound(peer)]
-    samples = measure([mine, *timed], seconds, now, report) if timed else []
-    times = dict(zip([mine, *timed], map(quantiles, samples), strict=False))
-    return [_row(mine, peer, found, times) for peer, found in parities.items()]
-
-
-def _peers(
-    problem: Problem, now: Callable[[], float], seconds: float, notes: list[str]
-) -> Iterator[Contender]:
-    """Each installed peer in its fastest variant; ``notes`` gets a line for each other."""
-    for name in peer_names(problem.case):
+    values = _values(problem, make_ours, notes)
+    rows: list[tuple[Contender, Contender, float]] = []
+    for name in peer_names(case):
+        # A peer that this torch, driver or memory does not carry says nothing of the others.
         try:
-            yield fastest([make() for make in candidates(name, problem)], now, seconds)
-        except Unavailable as error:
-            notes.append(str(error))
+            peer = _peer(name, problem, now, min(seconds, 0.3), notes)
+            expected = peer.values()
+        except (Unavailable, RuntimeError) as error:
+            notes.append(_left_out(name, case, error))
+            continue
+        rows += [(mine, peer, parity(own, expected)) for mine, own in values.items()]
+    # What does not compute the same has no speed worth telling.
+    agreeing = [pair for *pair, found in rows if found <= _bound(pair[1])]
+    timed = list(dict.fromkeys(contender for pair in agreeing for contender in pair))
+    samples = measure(timed, seconds, now, report) if timed else []
+    times = dict(zip(timed, map(quantiles, samples), strict=True))
+    return [_row(mine, peer, found, times) for mine, peer, found in rows]
+
+
+def _values(
+    problem: Problem, make_ours: Sequence[Callable[[Problem], Contender]], notes: list[str]
+) -> dict[Contender, dict[str, Tensor]]:
+    """What each of ours computes."""
+    values: dict[Contender, dict[str, Tensor]] = {}
+    for make in make_ours:
+        try:
+            mine = make(problem)
+            values[mine] = mine.values()
+        except RuntimeError as error:
+            if not values:
+                raise
+            notes.append(_left_out(getattr(make, "__name__", "ours"), problem.case, error))
+    return values
+
+
+def _peer(
+    name: str, problem: Problem, now: Callable[[], float], seconds: float, notes: list[str]
+) -> Contender:
+    """Peer ``name`` in its fastest variant; ``notes`` gets a line for each that fails.
+
+    Raises
+    ------
+    Unavailable
+        If the peer is not installed, or no variant runs here.
+    """
+    ready, failure = [], "has no variant for this"
+    for make in candidates(name, problem):
+        try:
+            contender = make()
+            contender.run()
+            ready.append(contender)
+        except RuntimeError as error:
+            failure = _left_out(name, problem.case, error)
+            notes.append(failure)
+    if not ready:
+        raise Unavailable(failure)
+    return fastest(ready, now, seconds)
+
+
+def _left_out(name: str, case: Case, error: Exception) -> str:
+    if isinstance(error, Unavailable):
+        return str(error)
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{name} is left out of {case.config} {case.mode} {case.batch}: {reason[0]}"
 
 
 def _bound(peer: Contender) -> float:
@@ -143,8 +191,9 @@ def _row(
     """A row of the result, with ``work`` in it until all peaks are known."""
     case = mine.problem.case
     step = case.mode == "step"
-    p20, p50, p80 = times[mine] if peer in times else (None, None, None)
-    peer_p50 = times[peer][1] if peer in times else None
+    timed = found <= _bound(peer)
+    p20, p50, p80 = times[mine] if timed else (None, None, None)
+    peer_p50 = times[peer][1] if timed else None
     return {
         "config": case.config,
         "mode": case.mode,

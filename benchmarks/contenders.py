@@ -13,7 +13,21 @@ from surrogate.benchmarks.problems import Problem
 from surrogate.kernels import default_provider, run_stack
 from surrogate.kernels.stepper import Stepper
 
-__all__ = ["Contender", "OurSteps", "SequenceContender", "StackContender", "StepContender", "ours"]
+__all__ = [
+    "Contender",
+    "OurSteps",
+    "SequenceContender",
+    "StackContender",
+    "StepContender",
+    "allow_tf32",
+    "ours",
+]
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether torch's float32 products may run in tf32 from now on, in the whole process."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 class Contender(ABC):
@@ -124,6 +138,9 @@ class StackContender(SequenceContender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         problem = self.problem
+        allow_tf32(
+            False
+        )  # whatever the peer before has left: our weight gradients are products, too
         return run_stack(
             problem.case.spec, self.weights, problem.events, problem.state, self.provider
         )

@@ -3,8 +3,9 @@
 First every kernel is held against the float64 reference, in all 18 configurations; then come a
 training step against cuDNN in three precisions, single bins of 1, 1000 and 2^20 neurons, and a
 dozen trainings in one launch against one after the other. Goals come first, the file is written
-anew after every row, and what fails, or has no time left, is listed with its reason. A
-configuration whose kernels disagree with the reference is not timed.
+anew after every row, and what fails, or has no time left, is listed with its reason. What
+disagrees with the reference is not timed. Checks run in several processes, for most of their time
+goes into compiling, and what one breaks is not broken for the others.
 
 ``--dry-run`` needs no GPU: it lists the rows with the cost model's predictions.
 """
@@ -13,40 +14,37 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
-from surrogate.benchmarks.bench import PARITY_BOUNDS, bench, versions
-from surrogate.benchmarks.contenders import Contender, OurSteps, StackContender, ours
-from surrogate.benchmarks.measure import parity
+from surrogate.benchmarks.bench import bench, versions
+from surrogate.benchmarks.contenders import Contender, OurSteps, ours
+from surrogate.benchmarks.gpu_checks import NEURONS, Rows, checks, reason_of
+from surrogate.benchmarks.measure import clock, measure, quantiles
 from surrogate.benchmarks.problems import Case, Problem
 from surrogate.benchmarks.together import measure as measure_together
 from surrogate.errors import SurrogateError, UsageError
 from surrogate.files import atomic_write_text
 from surrogate.kernels import StackSpec
-from surrogate.kernels.triton.chips import CHIPS, chip_of
+from surrogate.kernels.triton.chips import CHIPS
 from surrogate.kernels.triton.configurations import configurations
 from surrogate.kernels.triton.cost import predict
-from surrogate.kernels.triton.plan import StepPlan, plan_step
-from surrogate.kernels.triton.step import TritonStepper
 
-__all__ = ["GraphSteps", "check", "run", "suite_cases"]
+__all__ = ["GraphSteps", "run", "suite_cases"]
 
 BATCH, STEPS = 32, 1000
-NEURONS = (1, 1000, 1 << 20)
 #: Runs that train together, and their steps.
 TOGETHER, TOGETHER_STEPS = 12, 8
-#: Sequences and bins of a check; odd, so that no tile is full.
-CHECK_BATCH, CHECK_STEPS = 5, 20
+#: Of the minutes, what the checks may take.
+_CHECKING = 0.5
 #: Training steps against cuDNN to reach, by configuration; and any six-layer LSTM 8.
 _GOALS = {"rnn 32-16-2": 3.5, "gru 32-16-2": 3.5, "lstm 32-16-2": 3.5, "lstm 256-64-2": 6.0}
 
@@ -61,7 +59,7 @@ def suite_cases(device: str = "cuda") -> list[Case]:
     some = [Case(spec, "step", thousand, 1, device) for spec in by_goal]
     single = [Case(spec, "step", one, 1, device) for spec in by_goal]
     with_goal = sum(goal(case) is not None for case in train)
-    return [*many, *train[:with_goal], *some, *train[with_goal:], *single]
+    return [*train[:with_goal], *many, *some, *train[with_goal:], *single]
 
 
 def goal(case: Case) -> float | None:
@@ -89,65 +87,6 @@ class GraphSteps(OurSteps):
         self.graph.replay()
 
 
-def check(spec: StackSpec, device: str = "cuda") -> Iterator[dict[str, Any]]:
-    """Hold each kernel of ``spec`` against the reference in float64.
-
-    Yields
-    ------
-    dict
-        ``config``, ``kernel``, ``parity`` (max|a-b| / max|b| over outputs, state and gradients),
-        ``bound``, and ``agrees``.
-    """
-    training = Problem.draw(Case(spec, "train", CHECK_BATCH, CHECK_STEPS, device))
-    stepping = replace(training, case=replace(training.case, mode="evaluate"))
-    kernels: dict[str, Callable[[], dict[str, Tensor]]] = {
-        "training": StackContender(training, "", "triton").values
-    }
-    for neurons in NEURONS:
-        plan = plan_step(spec, neurons, chip_of(training.state.device))
-        kernels[f"step as for {neurons}"] = partial(_step_values, stepping, plan, False)
-    kernels["step of counts"] = partial(_step_values, stepping, plan, True)
-    for kernel, values in kernels.items():
-        mode, problem = ("train", training) if kernel == "training" else ("step", stepping)
-        found = parity(values(), _exact(problem))
-        bound = PARITY_BOUNDS["float32"][mode]
-        yield {
-            "config": problem.case.config,
-            "kernel": kernel,
-            "parity": found,
-            "bound": bound,
-            "agrees": found <= bound,
-        }
-
-
-def _exact(problem: Problem) -> dict[str, Tensor]:
-    """What the reference computes in float64."""
-    double = replace(
-        problem,
-        weights={name: weight.double() for name, weight in problem.weights.items()},
-        state=problem.state.double(),
-        upstream=problem.upstream.double(),
-    )
-    return StackContender(double, "", "reference").values()
-
-
-def _step_values(problem: Problem, plan: StepPlan, as_counts: bool) -> dict[str, Tensor]:
-    """Outputs of all bins and the final state, bin after bin, with the kernel of ``plan``."""
-    spec, state = problem.case.spec, problem.state.clone()
-    stepper = TritonStepper(spec, problem.weights, problem.case.batch, state=state, plan=plan)
-    dense = problem.events.to_dense(spec.input_size, torch.int32) if as_counts else None
-    lost = torch.zeros(problem.case.batch, dtype=torch.int64, device=state.device)
-    outputs = []
-    for t, (channel, row_ptr) in enumerate(problem.bins()):
-        if dense is None:
-            stepper.step(channel, row_ptr)
-        else:
-            stepper.step_counts(dense[:, t].contiguous(), lost)
-        outputs.append(stepper.outputs.clone())
-    stepper.check()
-    return {"outputs": torch.stack(outputs, 1).cpu(), "state": state.cpu()}
-
-
 def run(
     cases: Sequence[Case],
     out: Path,
@@ -155,6 +94,7 @@ def run(
     seconds: float,
     minutes: float,
     together: Sequence[StackSpec] = (),
+    jobs: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Check and time ``cases``, and write ``out`` after every row.
@@ -170,53 +110,62 @@ def run(
         After these no further row is begun.
     together : sequence of StackSpec
         Configurations to train a dozen of together, on the first case's device.
+    jobs : int
+        Processes that check at the same time; with one, this one does.
     say : callable
         Called with a line of text per row.
 
     Returns
     -------
     dict
-        What the file holds: ``date``, ``gpu``, ``versions``, ``complete``, the ``checks`` and
+        What the file holds: ``date``, ``gpu``, ``versions``, ``complete``, ``broken`` (None, or
+        after which row CUDA worked no more), the ``checks`` and
         ``rows`` (those of :func:`surrogate.benchmarks.bench.bench`, and ``neuron_steps_per_s``),
         ``machine``, ``together`` (rows of :func:`surrogate.benchmarks.together.measure`), and
-        ``missing``: each row that was not measured, and why.
+        ``missing``: each row that was not measured, and why; ``notes``: the peers left out.
     """
-    deadline = time.monotonic() + 60 * minutes
+    begun = time.monotonic()
+    deadline = begun + 60 * minutes
     found: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions(),
         "complete": False,
+        "broken": None,
         "checks": [],
         "rows": [],
         "together": [],
         "missing": [],
+        "notes": [],
     }
 
     def attempt(label: str, action: Callable[[], str]) -> None:
-        reason = f"{minutes:g} minutes were over"
-        if time.monotonic() < deadline:
+        reason = found["broken"] or f"{minutes:g} minutes were over"
+        if time.monotonic() < deadline and not found["broken"]:
             try:
                 say(f"{label}: {action()}")
                 reason = ""
             except Exception as error:  # whatever it is, the other rows are still worth having
-                reason = f"{type(error).__name__}: {error}"
+                reason = reason_of(error)
+                found["broken"] = _broken_by(label)
                 traceback.print_exc()
         if reason:
             say(f"{label}: not measured, {reason.splitlines()[0]}")
             found["missing"].append({"row": label, "reason": reason})
         _write(out, found)
 
-    for spec, device in {(case.spec, case.device): None for case in cases}:
-        label = f"{Case(spec, 'train', 1).config} check"
-        attempt(label, partial(_check_row, found, spec, device))
+    checked = list(dict.fromkeys((case.spec, case.device) for case in cases))
+    with checks(jobs) as submit:
+        pending = [(spec, submit(spec, device)) for spec, device in checked]
+        for spec, rows in pending:
+            label = f"{Case(spec, 'train', 1).config} check"
+            attempt(label, partial(_take_checks, found, rows, begun + 60 * minutes * _CHECKING))
     for case in cases:
         ways: list[Callable[[Problem], Contender]] = [ours]
         if case.mode == "step" and case.device != "cpu":
             ways.append(GraphSteps)
-        for make in ways:
-            label = f"{case.config} {case.mode} {case.batch}"
-            attempt(label, partial(_time_row, found, case, make, seconds))
+        label = f"{case.config} {case.mode} {case.batch}"
+        attempt(label, partial(_time_row, found, case, ways, seconds))
     for spec in together:
         label = f"{Case(spec, 'train', 1).config} together"
         attempt(label, partial(_together_row, found, spec, cases[0].device))
@@ -225,29 +174,74 @@ def run(
     return found
 
 
-def _check_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
-    rows = list(check(spec, device))
+def _broken_by(label: str) -> str | None:
+    """A line if the last error was of the kind after which CUDA works no more in this process."""
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return f"CUDA broke down in this row: {label}"
+    return None
+
+
+def _take_checks(found: dict[str, Any], rows_of: Rows, deadline: float) -> str:
+    rows = rows_of(max(0.0, deadline - time.monotonic()))
     found["checks"] += rows
-    return ", ".join(
-        f"{row['kernel']} {row['parity']:.1e}{'' if row['agrees'] else ' DISAGREES'}"
-        for row in rows
-    )
+    return ", ".join(f"{row['kernel']} {_agreement(row)}" for row in rows)
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return f"FAILED ({row['error'].splitlines()[0]})"
+    return f"{row['parity']:.1e}{'' if row['agrees'] else ' DISAGREES'}"
 
 
 def _time_row(
-    found: dict[str, Any], case: Case, make: Callable[[Problem], Contender], seconds: float
+    found: dict[str, Any],
+    case: Case,
+    ways: Sequence[Callable[[Problem], Contender]],
+    seconds: float,
 ) -> str:
-    checked = [row for row in found["checks"] if row["config"] == case.config]
+    kernel = "training" if case.mode == "train" else "step as for"
+    checked = [
+        row
+        for row in found["checks"]
+        if row["config"] == case.config and row["kernel"].startswith(kernel)
+    ]
     if not checked or not all(row["agrees"] for row in checked):
         raise UsageError("its kernels were not found to agree with the reference")
-    measured = bench([case], seconds=seconds, make_ours=make)
+    measured = bench([case], seconds=seconds, make_ours=ways)
     found["machine"] = measured["machine"]
-    for row in measured["rows"]:
+    found["notes"] = list(dict.fromkeys([*found["notes"], *measured["notes"]]))
+    rows = measured["rows"] or [_alone(case, ways[0], seconds)]
+    for row in rows:
         row["goal"] = goal(case)
         if case.mode == "step" and row["p50"]:
             row["neuron_steps_per_s"] = case.batch / row["p50"]
-    found["rows"] += measured["rows"]
-    return ", ".join(_told(row) for row in measured["rows"])
+    found["rows"] += rows
+    return ", ".join(_told(row) for row in rows)
+
+
+def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> dict[str, Any]:
+    """A row of ours where no peer runs: it was held against the reference, so its time is true."""
+    mine = make(Problem.draw(case))
+    (samples,) = measure([mine], seconds, clock(case.device))
+    p20, p50, p80 = quantiles(samples)
+    step = case.mode == "step"
+    return {
+        "config": case.config,
+        "mode": case.mode,
+        "neurons": case.batch if step else None,
+        "batch": None if step else case.batch,
+        "steps": case.steps,
+        "provider": None,
+        "p20": p20,
+        "p50": p50,
+        "p80": p80,
+        "ratio": None,
+        "ours": mine.variant,
+        "device": case.device,
+    }
 
 
 def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
@@ -260,6 +254,8 @@ def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
 
 
 def _told(row: dict[str, Any]) -> str:
+    if row["provider"] is None:
+        return f"no peer runs here ({1e6 * row['p50']:.1f} us)"
     if row["ratio"] is None:
         return f"{row['provider']} disagrees ({row['parity']:.1e})"
     return f"{row['ratio']:.2f} x {row['provider']} ({1e6 * row['p50']:.1f} us)"
@@ -286,11 +282,18 @@ def _list_rows(cases: Sequence[Case], chip: str) -> Iterator[str]:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Results, as JSON.")
 @click.option("--only", help="Only configurations whose name contains this, such as 'lstm 256'.")
 @click.option("--seconds", default=0.5, show_default=True, help="Time each row for this long.")
-@click.option("--minutes", default=9.5, show_default=True, help="Begin no row after this.")
+@click.option("--minutes", default=8.5, show_default=True, help="Begin no row after this.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Check in so many processes.")
 @click.option("--dry-run", is_flag=True, help="List the rows with predicted times; no GPU needed.")
 @click.option("--chip", type=click.Choice(list(CHIPS)), default="H200", help="What to predict for.")
 def main(
-    out: Path | None, only: str | None, seconds: float, minutes: float, dry_run: bool, chip: str
+    out: Path | None,
+    only: str | None,
+    seconds: float,
+    minutes: float,
+    jobs: int | None,
+    dry_run: bool,
+    chip: str,
 ) -> None:
     """Check the Triton kernels on this GPU, then measure them against cuDNN."""
     cases = [case for case in suite_cases() if only is None or only in case.config]
@@ -305,7 +308,15 @@ def main(
         if not torch.cuda.is_available():
             raise UsageError("torch finds no CUDA GPU here; --dry-run lists the rows without one")
         specs = [case.spec for case in cases if case.mode == "train"]
-        found = run(cases, out, seconds=seconds, minutes=minutes, together=specs, say=click.echo)
+        found = run(
+            cases,
+            out,
+            seconds=seconds,
+            minutes=minutes,
+            together=specs,
+            jobs=jobs or max(1, min(8, (os.cpu_count() or 1) // 2)),
+            say=click.echo,
+        )
     except SurrogateError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_code) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from surrogate.benchmarks.contenders import Contender
 
-__all__ = ["Peak", "clock", "fastest", "measure", "parity", "peak", "quantiles"]
+__all__ = ["Peak", "clock", "fastest", "gpu_peak", "measure", "parity", "peak", "quantiles"]
 
 # A block of passes lasts at least this long, so that reading the clock does not count.
 _BLOCK_SECONDS = 0.005
@@ -168,6 +169,12 @@ def peak(device: str, threads: int = 1, before: Peak | None = None, seconds: flo
         flops = max(flops, before.flops_per_second)
         rate = max(rate, before.bytes_per_second)
     return Peak(flops, rate, _cache_bytes(device))
+
+
+@functools.cache
+def gpu_peak(device: str) -> Peak:
+    """A GPU's peaks. It is lent to one at a time, so one measurement serves all rows."""
+    return peak(device)
 
 
 def _cache_bytes(device: str) -> int:

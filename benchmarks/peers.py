@@ -9,8 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from surrogate.benchmarks.contenders import (
     SequenceContender,
     StackContender,
     StepContender,
+    allow_tf32,
 )
 from surrogate.benchmarks.problems import Case, Problem, join_state, split_state
 from surrogate.kernels import StackSpec, run_stack
@@ -101,8 +103,18 @@ def candidates(name: str, problem: Problem) -> list[Callable[[], Contender]]:
     precision = PRECISIONS[name]
     if not step:
         return [lambda: TorchSequence(problem, name, precision)]
-    variants = STEP_VARIANTS if problem.case.device == "cpu" else STEP_VARIANTS[:1]
-    return [partial(ModuleSteps, problem, name, precision, variant) for variant in variants]
+    # A million neurons' input takes gigabytes, so all variants share it.
+    dense = cache(partial(dense_input, problem, precision))
+    if problem.case.device == "cpu":
+        return [
+            partial(ModuleSteps, problem, name, precision, variant, dense)
+            for variant in STEP_VARIANTS
+        ]
+    return [
+        partial(kind, problem, name, precision, variant, dense)
+        for kind in (ModuleSteps, GraphModuleSteps)
+        for variant in STEP_VARIANTS[:2]
+    ]
 
 
 class _Stack(nn.Module):
@@ -169,11 +181,6 @@ def dense_input(problem: Problem, precision: Precision) -> Tensor:
     return F.pad(dense, (0, -dense.shape[-1] % precision.multiple)).contiguous()
 
 
-def _set_tf32(allowed: bool) -> None:
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
 class TorchSequence(SequenceContender):
     """Per-layer torch.nn over a batch of sequences; on a GPU that is cuDNN."""
 
@@ -182,7 +189,8 @@ class TorchSequence(SequenceContender):
         spec = problem.case.spec
         self.precision = precision
         self.variant = f"nn.{_LAYERS[spec.arch].__name__}, time first"
-        self.stack = _Stack(spec, problem.weights, precision)
+        # In training mode cuDNN keeps what a backward pass needs, even where there is none.
+        self.stack = _Stack(spec, problem.weights, precision).train(problem.case.mode == "train")
         self.dense = dense_input(problem, precision)
         self.states = [part[None].to(precision.dtype) for part in split_state(spec, problem.state)]
         self.upstream = problem.upstream.transpose(0, 1).to(precision.dtype).contiguous()
@@ -191,7 +199,7 @@ class TorchSequence(SequenceContender):
         return dict(self.stack.named_parameters())
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        _set_tf32(self.precision.tf32)
+        allow_tf32(self.precision.tf32)
         outputs, *after = self.stack(self.dense, *self.states)
         return outputs, join_state(after)
 
@@ -212,7 +220,14 @@ STEP_VARIANTS = ("layers", "cells", "layers, traced", "cells, traced")
 class ModuleSteps(StepContender):
     """torch.nn, one dense bin per call, in inference mode."""
 
-    def __init__(self, problem: Problem, name: str, precision: Precision, variant: str) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        name: str,
+        precision: Precision,
+        variant: str,
+        dense: Callable[[], Tensor],
+    ) -> None:
         super().__init__(problem, name)
         self.precision = precision
         form, _, traced = variant.partition(", ")
@@ -220,8 +235,8 @@ class ModuleSteps(StepContender):
         kind = (_CELLS if cells else _LAYERS)[problem.case.spec.arch].__name__
         self.variant = f"nn.{kind}{', traced' if traced else ''}"
         stack = (_CellStack if cells else _Stack)(problem.case.spec, problem.weights, precision)
-        dense = dense_input(problem, precision)
-        self.inputs = list(dense if cells else dense[:, None])
+        stack.eval()
+        self.inputs = list(dense() if cells else dense()[:, None])
         parts = split_state(problem.case.spec, problem.state)
         self.initial = [(part if cells else part[None]).to(precision.dtype) for part in parts]
         self.states = self.initial
@@ -232,7 +247,7 @@ class ModuleSteps(StepContender):
 
     @torch.inference_mode()
     def step(self, index: int) -> Tensor:
-        _set_tf32(self.precision.tf32)
+        allow_tf32(self.precision.tf32)
         outputs, *self.states = self.module(self.inputs[index], *self.states)
         return outputs if outputs.dim() == 2 else outputs[0]
 
@@ -241,17 +256,47 @@ class ModuleSteps(StepContender):
 
     @torch.inference_mode()
     def run(self) -> None:
-        _set_tf32(self.precision.tf32)
+        allow_tf32(self.precision.tf32)
         module, states = self.module, self.states
         for x in self.inputs:
             _, *states = module(x, *states)
         self.states = states
 
 
+class GraphModuleSteps(ModuleSteps):
+    """The same, replayed from a CUDA graph that holds one pass over the bins."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.variant += ", CUDA graph"
+        self.kept = [part.clone() for part in self.initial]  # what the graph reads and writes
+        self.reset()
+        side = torch.cuda.Stream()  # as capturing demands; cuDNN chooses its ways in the first pass
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            super().run()
+        torch.cuda.current_stream().wait_stream(side)
+        self.reset()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self.graph):
+            super().run()
+            for kept, after in zip(self.kept, self.states, strict=True):
+                kept.copy_(after)
+
+    def reset(self) -> None:
+        for kept, part in zip(self.kept, self.initial, strict=True):
+            kept.copy_(part)
+        self.states = self.kept
+
+    def run(self) -> None:
+        self.graph.replay()
+        self.states = self.kept
+
+
 def _traced(stack: nn.Module, x: Tensor, states: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so at every call
-        trace = torch.jit.trace(stack.eval(), (x, *states), check_trace=False)
+        trace = torch.jit.trace(stack, (x, *states), check_trace=False)
         optimised = torch.jit.optimize_for_inference(trace)
         for _ in range(3):  # its profiling executor compiles during the first calls
             optimised(x, *states)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from surrogate.benchmarks import bench as core
 from surrogate.benchmarks import kernel_table
 from surrogate.benchmarks.cases import goal, goal_cases, select_cases
-from surrogate.benchmarks.contenders import StackContender
+from surrogate.benchmarks.contenders import StackContender, ours
 from surrogate.benchmarks.figures import plot_ratios
 from surrogate.benchmarks.measure import Peak
 from surrogate.benchmarks.peers import candidates
@@ -118,6 +119,48 @@ def test_a_wrong_peer_is_not_timed_but_the_others_are(monkeypatch: pytest.Monkey
     assert (wrong["provider"], wrong["ratio"], wrong["p50"]) == ("torch.nn", None, None)
     assert right["ratio"] > 0
     assert wrong["parity"] > wrong["parity_bound"]
+
+
+def test_a_peer_that_fails_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(problem: Problem) -> Any:
+        raise RuntimeError("CUDNN_STATUS_NOT_SUPPORTED\nat some line")
+
+    def candidates_with_failing_ones(name: str, problem: Problem) -> list[Any]:
+        makers = candidates(name, problem)
+        first = partial(failing, problem)
+        return [first] if name == "torch.nn" else [first, *makers]
+
+    monkeypatch.setattr(core, "candidates", candidates_with_failing_ones)
+    found = core.bench([Case(StackSpec("rnn", (5, 2), 31), "train", 2, 7)], seconds=0.01)
+    (row,) = found["rows"]
+    assert row["provider"] == "torch.events"
+    assert row["ratio"] > 0
+    assert found["notes"] == [
+        f"{name} is left out of rnn 5-2 train 2: CUDNN_STATUS_NOT_SUPPORTED"
+        for name in ("torch.nn", "torch.events")
+    ]
+
+
+def test_ours_in_several_ways_has_rows_of_each() -> None:
+    def by_torch(problem: Problem) -> Any:
+        return StackContender(problem, "ours", "torch")
+
+    def by_nothing(problem: Problem) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    case = Case(StackSpec("rnn", (5, 2), 31), "train", 2, 7)
+    found = core.bench([case], seconds=0.01, make_ours=(ours, by_torch, by_nothing))
+    assert [(row["ours"], row["provider"]) for row in found["rows"]] == [
+        (default_provider("cpu"), "torch.nn"),
+        ("torch", "torch.nn"),
+        (default_provider("cpu"), "torch.events"),
+        ("torch", "torch.events"),
+    ]
+    assert all(row["ratio"] == row["peer_p50"] / row["p50"] for row in found["rows"])
+    (note,) = found["notes"]
+    assert note.startswith("by_nothing is left out of rnn 5-2 train 2: operation not permitted")
+    with pytest.raises(RuntimeError, match="operation not permitted"):
+        core.bench([case], seconds=0.01, make_ours=(by_nothing, ours))
 
 
 def test_without_onnxruntime_its_row_is_left_out_with_the_cure(

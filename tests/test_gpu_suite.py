@@ -59,7 +59,8 @@ def test_impossible_runs_are_refused_in_one_line(arguments, message, tmp_path, m
     assert len(result.output.splitlines()) == 1
 
 
-def test_a_row_that_fails_does_not_end_the_run(tmp_path, capsys) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_row_that_fails_does_not_end_the_run(tmp_path, capfd, jobs) -> None:
     if torch.cuda.is_available():
         pytest.skip("has a GPU")
     from surrogate.benchmarks.problems import Case
@@ -68,14 +69,12 @@ def test_a_row_that_fails_does_not_end_the_run(tmp_path, capsys) -> None:
     spec = StackSpec("rnn", (3, 2), 20)
     out = tmp_path / "gpu.json"
     cases = [Case(spec, "train", 2, 5), Case(spec, "step", 3)]
-    found = gpu_suite.run(cases, out, seconds=0.01, minutes=5)
-    # Nothing runs the kernels here: the check fails, and what is unchecked is not timed.
-    assert [row["row"] for row in found["missing"]] == [
-        "rnn 3-2 check",
-        "rnn 3-2 train 2",
-        "rnn 3-2 step 3",
-    ]
-    assert found["missing"][0]["reason"].startswith("ValueError: the Triton kernels cannot run")
-    assert "Traceback" in capsys.readouterr().err
+    found = gpu_suite.run(cases, out, seconds=0.01, minutes=5, jobs=jobs)
+    # Nothing runs the kernels here: every check fails, and what did not agree is not timed.
+    assert len(found["checks"]) == 5
+    assert all("the Triton kernels cannot run" in row["error"] for row in found["checks"])
+    assert not any(row["agrees"] for row in found["checks"])
+    assert [row["row"] for row in found["missing"]] == ["rnn 3-2 train 2", "rnn 3-2 step 3"]
+    assert "Traceback" in capfd.readouterr().err
     assert out.exists()
     assert found["rows"] == []

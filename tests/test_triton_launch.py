@@ -1,7 +1,7 @@
 """The launches themselves, compiled and not run: what the interpreter lets pass fails here.
 
-Python from the provider and the stepper down to Triton's launch is the real one, and so is what each
-launch is compiled from; only the GPU is pretended, so results are not computed.
+Python from the provider and the stepper down to Triton's launch is the real one, and so is what
+each launch is compiled from; only the GPU is pretended, so results are not computed.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def _multiply(matrices, grads, SLOTS_OF_GATES: tl.constexpr):
     return tl.sum(total, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "steps"])
 def resident_backward(
     grad_top,  # [models, batch, steps, last size]
     weight,  # [models, FLOATS], StackLayout.pack_weights, transposed
@@ -189,7 +189,7 @@ def _add_products(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "batch", "steps"])
 def blocked_backward(
     grad_top,  # [models, batch, steps, last size]
     weight,  # [models, FLOATS], StackLayout.pack_weights, transposed
@@ -265,7 +265,7 @@ def blocked_backward(
                 inside = wanted[:, None] & wanted_sequence[None, :]
                 state = first + sequence[None, :] * WIDTH + unit[:, None]
                 wanted_top = (above == 0) & (unit < LAST_SIZE)[:, None]
-                top = (sequence[None, :] * steps + t) * LAST_SIZE + unit[:, None]
+                top = (sequence[None, :].to(tl.int64) * steps + t) * LAST_SIZE + unit[:, None]
                 dh = tl.load(grad_top + top, mask=inside & wanted_top, other=0)
                 dh = _add_products(
                     dh,

@@ -51,7 +51,7 @@ def _multiply(matrices, vector, GATES: tl.constexpr):
     return products
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "steps"])
 def resident_forward(
     projected,  # [models, steps, batch, gates * first size]
     weight,  # [models, FLOATS], StackLayout.pack_weights
@@ -207,7 +207,7 @@ def _add_products(
     return totals
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "batch", "steps"])
 def blocked_forward(
     projected,  # [models, steps, batch, gates * first size]
     weight,  # [models, FLOATS], StackLayout.pack_weights

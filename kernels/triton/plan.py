@@ -55,6 +55,11 @@ class StepPlan:
     split: int
     warps: int
 
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count < 1 or count & (count - 1):
+                raise ValueError(f"{name}={count}: expected a power of two")
+
     def units_of(self, size: int) -> int:
         """Units that a program computes at once in a layer of ``size``."""
         return min(self.units, _power_of_two(size))

@@ -22,7 +22,7 @@ EVENTS_AT_ONCE = 16
 MAX_COLUMN_BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "steps", "input_size"])
 def gather_sum(
     weight,  # [models, input_size, columns]
     channel,  # int16 [events]
@@ -58,7 +58,7 @@ def gather_sum(
     tl.store(out + place + column, total, mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "input_size"])
 def segment_sum(
     grad,  # [models, rows of a model, width]
     row,  # int32 [events], sorted by (event model, channel)

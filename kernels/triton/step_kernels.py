@@ -223,7 +223,7 @@ def _advance_layer(
             tl.store(state + place, tl.load(fresh + place, mask=wanted), mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["neurons"])
 def step_kernel(
     channel,  # int16; neuron n's active channels lie from begin[n] to before end[n]
     begin,  # int32 or int64 [neurons]

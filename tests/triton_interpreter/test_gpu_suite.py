@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from surrogate.benchmarks import gpu_suite
+from surrogate.benchmarks import bench, gpu_checks, gpu_suite
 from surrogate.benchmarks.problems import Case
 from surrogate.kernels import StackSpec
 
@@ -16,20 +16,21 @@ CASES = [Case(SPEC, "train", 2, 5), Case(SPEC, "step", 3)]
 
 @pytest.fixture(autouse=True)
 def _short_checks(monkeypatch) -> None:
-    monkeypatch.setattr(gpu_suite, "CHECK_BATCH", 2)
-    monkeypatch.setattr(gpu_suite, "CHECK_STEPS", 2)
+    monkeypatch.setattr(gpu_checks, "CHECK_BATCH", 2)
+    monkeypatch.setattr(gpu_checks, "CHECK_STEPS", 2)
 
 
 def test_every_kernel_is_held_against_the_reference() -> None:
-    rows = list(gpu_suite.check(StackSpec("lstm", (3, 2), 20), "cpu"))
+    rows = gpu_checks.check(StackSpec("lstm", (3, 2, 2), 20), "cpu")
     assert [row["kernel"] for row in rows] == [
         "training",
         "step as for 1",
         "step as for 1000",
         "step as for 1048576",
         "step of counts",
+        "step with a linear head",
     ]
-    assert all(row["agrees"] for row in rows)
+    assert all(row["agrees"] and row["error"] is None for row in rows)
     assert all(0 < row["parity"] < row["bound"] for row in rows)
 
 
@@ -53,12 +54,46 @@ def test_results_are_written_row_by_row(tmp_path) -> None:
 
 
 def test_what_disagrees_with_the_reference_is_not_timed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(gpu_suite, "PARITY_BOUNDS", {"float32": {"train": 0.0, "step": 0.0}})
+    monkeypatch.setattr(gpu_checks, "PARITY_BOUNDS", {"float32": {"train": 0.0, "step": 0.0}})
     found = gpu_suite.run(CASES, tmp_path / "gpu.json", seconds=0.01, minutes=5)
     assert not any(row["agrees"] for row in found["checks"])
     assert found["rows"] == []
     assert [row["row"] for row in found["missing"]] == ["gru 3-2 train 2", "gru 3-2 step 3"]
     assert "not found to agree" in found["missing"][0]["reason"]
+
+
+def test_one_kernel_that_fails_leaves_the_others(tmp_path, monkeypatch) -> None:
+    def fail(*_: object) -> float:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu_checks, "_step_values", fail)
+    found = gpu_suite.run(CASES, tmp_path / "gpu.json", seconds=0.01, minutes=5)
+    agreeing = [row["kernel"] for row in found["checks"] if row["agrees"]]
+    assert agreeing == ["training"]
+    assert {row["mode"] for row in found["rows"]} == {"train"}
+    assert [row["row"] for row in found["missing"]] == ["gru 3-2 step 3"]
+
+
+def test_ours_is_timed_alone_where_no_peer_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "peer_names", lambda case: ())
+    found = gpu_suite.run(CASES[1:], tmp_path / "gpu.json", seconds=0.01, minutes=5)
+    (row,) = found["rows"]
+    assert (row["provider"], row["ratio"], row["goal"]) == (None, None, None)
+    assert 0 < row["p20"] <= row["p50"] <= row["p80"]
+    assert row["neuron_steps_per_s"] == 3 / row["p50"]
+
+
+def test_nothing_is_begun_after_cuda_broke_down(tmp_path, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("unspecified launch failure")
+
+    monkeypatch.setattr(gpu_suite, "bench", fail)
+    monkeypatch.setattr(gpu_suite, "_broken_by", lambda label: f"CUDA broke down in: {label}")
+    found = gpu_suite.run(CASES, tmp_path / "gpu.json", seconds=0.01, minutes=5)
+    assert [row["reason"] for row in found["missing"]] == [
+        "RuntimeError: unspecified launch failure",
+        "CUDA broke down in: gru 3-2 train 2",
+    ]
 
 
 def test_rows_without_time_are_listed_as_missing(tmp_path) -> None:
