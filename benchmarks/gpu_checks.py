@@ -26,8 +26,9 @@ __all__ = ["NEURONS", "Rows", "check", "checks", "reason_of"]
 
 #: Of a step, as many as the suite times.
 NEURONS = (1, 1000, 1 << 20)
-#: Sequences and bins of a check; odd, so that no tile is full.
-CHECK_BATCH, CHECK_STEPS = 5, 20
+#: Sequences, neurons and bins of a check: odd, so that no tile is full, and as many sequences as get
+#: the tiles of the 32 that are timed.
+CHECK_SEQUENCES, CHECK_NEURONS, CHECK_STEPS = 27, 5, 20
 #: Waits so many seconds at most for the rows of a check.
 Rows = Callable[[float], list[dict[str, Any]]]
 
@@ -52,7 +53,7 @@ def check(spec: StackSpec, device: str = "cuda") -> list[dict[str, Any]]:
         ``config``, ``kernel``, ``parity`` (max|a-b| / max|b| over outputs, state and gradients;
         None if the kernel failed), ``bound``, ``agrees``, and ``error``, None or why it failed.
     """
-    training = Problem.draw(Case(spec, "train", CHECK_BATCH, CHECK_STEPS, device))
+    training = Problem.draw(Case(spec, "train", CHECK_SEQUENCES, CHECK_STEPS, device))
     kernels: dict[str, Callable[[], float]] = {"training": partial(_training_parity, training)}
     chip = chip_of(training.state.device)
     for neurons in NEURONS:
@@ -95,8 +96,8 @@ def _training_parity(problem: Problem) -> float:
 
 def _step_parity(spec: StackSpec, plan: StepPlan, device: str, as_counts: bool = False) -> float:
     # Programs that meet must all run at once, so few neurons where many programs share one.
-    batch = max(1, min(CHECK_BATCH, chip_of(torch.device(device)).processors // plan.split))
-    problem = Problem.draw(Case(spec, "evaluate", batch, CHECK_STEPS, device))
+    neurons = max(1, min(CHECK_NEURONS, chip_of(torch.device(device)).processors // plan.split))
+    problem = Problem.draw(Case(spec, "evaluate", neurons, CHECK_STEPS, device))
     return parity(_step_values(problem, plan, as_counts), _exact(problem))
 
 

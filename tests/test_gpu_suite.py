@@ -8,8 +8,10 @@ from click.testing import CliRunner
 
 pytest.importorskip("triton")
 
-from surrogate.benchmarks import gpu_suite
-from surrogate.kernels.triton.configurations import configurations
+from surrogate.benchmarks import gpu_checks, gpu_suite
+from surrogate.kernels.triton.chips import CHIPS
+from surrogate.kernels.triton.configurations import configurations, name_of
+from surrogate.kernels.triton.layout import StackLayout, choose_tiling
 
 
 def _invoke(*arguments: str):
@@ -57,6 +59,17 @@ def test_impossible_runs_are_refused_in_one_line(arguments, message, tmp_path, m
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("chip", ["A100", "H100", "H200"])
+@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+def test_what_is_checked_has_the_tiles_of_what_is_timed(spec, chip) -> None:
+    layout, processors = StackLayout(spec.arch, spec.recurrent_sizes), CHIPS[chip].processors
+    checked, timed = (
+        choose_tiling(layout, batch, 1, processors)
+        for batch in (gpu_checks.CHECK_SEQUENCES, gpu_suite.BATCH)
+    )
+    assert checked == timed
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

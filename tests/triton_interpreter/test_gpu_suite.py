@@ -16,7 +16,8 @@ CASES = [Case(SPEC, "train", 2, 5), Case(SPEC, "step", 3)]
 
 @pytest.fixture(autouse=True)
 def _short_checks(monkeypatch) -> None:
-    monkeypatch.setattr(gpu_checks, "CHECK_BATCH", 2)
+    monkeypatch.setattr(gpu_checks, "CHECK_SEQUENCES", 2)
+    monkeypatch.setattr(gpu_checks, "CHECK_NEURONS", 2)
     monkeypatch.setattr(gpu_checks, "CHECK_STEPS", 2)
 
 
