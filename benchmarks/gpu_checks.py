@@ -26,8 +26,8 @@ __all__ = ["NEURONS", "Rows", "check", "checks", "reason_of"]
 
 #: Of a step, as many as the suite times.
 NEURONS = (1, 1000, 1 << 20)
-#: Sequences, neurons and bins of a check: odd, so that no tile is full, and as many sequences as get
-#: the tiles of the 32 that are timed.
+#: Sequences, neurons and bins of a check: odd, so that no tile is full; the sequences get the same
+#: tiles as the 32 that are timed.
 CHECK_SEQUENCES, CHECK_NEURONS, CHECK_STEPS = 27, 5, 20
 #: Waits so many seconds at most for the rows of a check.
 Rows = Callable[[float], list[dict[str, Any]]]
