@@ -87,6 +87,7 @@ def _check_row(spec: StackSpec, kernel: str, find: Callable[[], float]) -> dict[
 
 
 def reason_of(error: BaseException) -> str:
+    """Kind and message of what was raised."""
     return f"{type(error).__name__}: {error}"
 
 
