@@ -26,7 +26,7 @@ import click
 import torch
 
 from surrogate.benchmarks.bench import bench, versions
-from surrogate.benchmarks.contenders import Contender, OurSteps, ours
+from surrogate.benchmarks.contenders import Contender, OurSteps, allow_tf32, ours
 from surrogate.benchmarks.gpu_checks import NEURONS, Rows, checks, reason_of
 from surrogate.benchmarks.measure import clock, measure, quantiles
 from surrogate.benchmarks.problems import Case, Problem
@@ -246,6 +246,7 @@ def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> 
 
 def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
     hidden = "-".join(map(str, spec.hidden_sizes))
+    allow_tf32(False)  # whatever the peer timed before has left
     row = measure_together(spec.arch, hidden, TOGETHER, TOGETHER_STEPS, device)
     found["together"].append(row)
     if row["ratio"] is None:
