@@ -225,7 +225,8 @@ def blocked_backward(
 ):
     """``PARTS`` programs walk a batch tile of one model back; weights come from the caches."""
     part = tl.program_id(0)
-    sequence = tl.program_id(1) * BATCH_BLOCK + tl.arange(0, BATCH_BLOCK)
+    row = tl.arange(0, BATCH_BLOCK)
+    sequence = tl.program_id(1) * BATCH_BLOCK + row
     wanted_sequence = sequence < batch
     model = tl.program_id(2).to(tl.int64)
     LAYERS: tl.constexpr = len(SIZES)
@@ -233,7 +234,8 @@ def blocked_backward(
     LAST_SIZE: tl.constexpr = SIZES[LAYERS - 1]
     iterations = steps + LAYERS - 1
     weight += model * FLOATS
-    grad_top += model * batch * steps * LAST_SIZE
+    # From the tile's first sequence on, for all of them together may need 64 bits.
+    grad_top += (model * batch + tl.program_id(1) * BATCH_BLOCK) * steps * LAST_SIZE
     grad_h += model * batch * WIDTH
     grad_c += model * batch * WIDTH
     hidden += (model * (iterations + 1) + iterations) * batch * WIDTH
@@ -265,7 +267,7 @@ def blocked_backward(
                 inside = wanted[:, None] & wanted_sequence[None, :]
                 state = first + sequence[None, :] * WIDTH + unit[:, None]
                 wanted_top = (above == 0) & (unit < LAST_SIZE)[:, None]
-                top = (sequence[None, :].to(tl.int64) * steps + t) * LAST_SIZE + unit[:, None]
+                top = (row[None, :] * steps + t) * LAST_SIZE + unit[:, None]
                 dh = tl.load(grad_top + top, mask=inside & wanted_top, other=0)
                 dh = _add_products(
                     dh,

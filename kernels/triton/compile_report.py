@@ -108,10 +108,10 @@ def worse(found: Resources, recorded: Resources, capability: int) -> list[str]:
     return complaints
 
 
-def step_cases(spec: StackSpec, neurons: int, own_weights: bool = False) -> list[Case]:
+def step_cases(spec: StackSpec, neurons: int) -> list[Case]:
     """The kernel that one step of ``neurons`` neurons launches, in float32."""
-    plan = plan_step(spec, neurons, own_weights=own_weights)
-    options = step_options(spec, plan, PackedLayout.of(spec, plan), own_weights=own_weights)
+    plan = plan_step(spec, neurons)
+    options = step_options(spec, plan, PackedLayout.of(spec, plan), own_weights=False)
     constants = {name: value for name, value in options.items() if name in step_kernel.arg_names}
     signature = {
         name: "constexpr"
