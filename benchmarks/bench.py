@@ -157,17 +157,16 @@ def _peer(
     Unavailable
         If the peer is not installed, or no variant runs here.
     """
-    ready, failure = [], "has no variant for this"
+    ready = []
     for make in candidates(name, problem):
         try:
             contender = make()
             contender.run()
             ready.append(contender)
         except RuntimeError as error:
-            failure = _left_out(name, problem.case, error)
-            notes.append(failure)
+            notes.append(_left_out(name, problem.case, error))
     if not ready:
-        raise Unavailable(failure)
+        raise Unavailable(notes[-1])
     return fastest(ready, now, seconds)
 
 
@@ -190,16 +189,10 @@ def _row(
 ) -> dict[str, Any]:
     """A row of the result, with ``work`` in it until all peaks are known."""
     case = mine.problem.case
-    step = case.mode == "step"
     timed = found <= _bound(peer)
     p20, p50, p80 = times[mine] if timed else (None, None, None)
     peer_p50 = times[peer][1] if timed else None
-    return {
-        "config": case.config,
-        "mode": case.mode,
-        "neurons": case.batch if step else None,
-        "batch": None if step else case.batch,
-        "steps": case.steps,
+    return case.row | {
         "provider": peer.name,
         "p20": p20,
         "p50": p50,

@@ -227,13 +227,7 @@ def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> 
     mine = make(Problem.draw(case))
     (samples,) = measure([mine], seconds, clock(case.device))
     p20, p50, p80 = quantiles(samples)
-    step = case.mode == "step"
-    return {
-        "config": case.config,
-        "mode": case.mode,
-        "neurons": case.batch if step else None,
-        "batch": None if step else case.batch,
-        "steps": case.steps,
+    return case.row | {
         "provider": None,
         "p20": p20,
         "p50": p50,

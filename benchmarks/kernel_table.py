@@ -105,14 +105,7 @@ def _cost_model(notes: list[str]) -> Callable[..., float] | None:
 
 
 def _empty_row(case: Case) -> dict[str, Any]:
-    step = case.mode == "step"
-    return dict.fromkeys(_KEYS) | {
-        "config": case.config,
-        "mode": case.mode,
-        "neurons": case.batch if step else None,
-        "batch": None if step else case.batch,
-        "steps": case.steps,
-    }
+    return dict.fromkeys(_KEYS) | case.row
 
 
 def kernel_text(found: Mapping[str, Any]) -> str:

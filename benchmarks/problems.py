@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,18 @@ class Case:
     def config(self) -> str:
         """Architecture and sizes, such as ``"lstm 256-64-2"``."""
         return f"{self.spec.arch} {'-'.join(map(str, self.spec.hidden_sizes))}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The keys of a result's row that say which case it is of."""
+        step = self.mode == "step"
+        return {
+            "config": self.config,
+            "mode": self.mode,
+            "neurons": self.batch if step else None,
+            "batch": None if step else self.batch,
+            "steps": self.steps,
+        }
 
     @property
     def dense_bytes(self) -> int:

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
-from surrogate.kernels import StackSpec  # noqa: E402
-from surrogate.kernels.triton.compile_report import (  # noqa: E402
+import triton
+
+from surrogate.kernels import StackSpec
+from surrogate.kernels.triton.compile_report import (
     SHARED_LIMIT,
     Resources,
     cases_of,
     compile_case,
     worse,
 )
-from surrogate.kernels.triton.configurations import configurations, name_of  # noqa: E402
+from surrogate.kernels.triton.configurations import configurations, name_of
 
 RECORD = Path(__file__).parent.parent / "benchmarks" / "results" / "compile-triton-3.7.1.json"
 RECORDED = json.loads(RECORD.read_text(encoding="utf-8"))

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.runtime import driver  # noqa: E402
-from triton.runtime.jit import JITFunction  # noqa: E402
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
-from surrogate.kernels import SpikeEvents, StackSpec  # noqa: E402
-from surrogate.kernels.triton import provider, step  # noqa: E402
-from surrogate.kernels.triton.layout import choose_tiling  # noqa: E402
+from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.kernels.triton import provider, step
+from surrogate.kernels.triton.layout import choose_tiling
 
 INPUTS, PROCESSORS = 127, 132
 
