@@ -6,8 +6,8 @@ import torch
 
 from surrogate.benchmarks.problems import Case
 from surrogate.errors import UsageError
-from surrogate.kernels import StackSpec
-from surrogate.stack import BEST_HIDDEN_SIZES, parse_hidden_sizes
+from surrogate.kernels import ARCHITECTURES, StackSpec
+from surrogate.stack import parse_hidden_sizes
 
 __all__ = ["goal", "goal_cases", "select_cases"]
 
@@ -102,7 +102,7 @@ def _chosen_specs(arch: str | None, hidden: str | None) -> list[StackSpec]:
     if arch is None and hidden is None:
         return [_spec("lstm 256-64-2"), _spec("rnn 32-16-2")]
     arch = arch or "lstm"
-    sizes = BEST_HIDDEN_SIZES[arch] if hidden is None else parse_hidden_sizes(hidden)
+    sizes = ARCHITECTURES[arch].hidden_sizes if hidden is None else parse_hidden_sizes(hidden)
     try:
         return [StackSpec(arch, sizes)]
     except ValueError as error:

@@ -26,7 +26,6 @@ from surrogate.benchmarks.contenders import (
 )
 from surrogate.benchmarks.problems import Case, Problem, join_state, split_state
 from surrogate.kernels import StackSpec, run_stack
-from surrogate.kernels.reference import cell
 
 __all__ = [
     "PRECISIONS",
@@ -343,7 +342,7 @@ class EventSteps(StepContender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, "torch.events")
         spec, weights = problem.case.spec, problem.weights
-        self.arch = spec.arch
+        self.architecture = spec.architecture
         self.columns = weights["layers.0.weight_ih_l0"].t().contiguous()
         self.layers = [
             tuple(
@@ -357,17 +356,15 @@ class EventSteps(StepContender):
 
     def reset(self) -> None:
         parts = split_state(self.problem.case.spec, self.problem.state)
-        width = 2 if self.arch == "lstm" else 1
-        self.states = [
-            (parts[at], parts[at + 1] if width == 2 else None) for at in range(0, len(parts), width)
-        ]
+        width = len(self.architecture.state_parts)
+        self.states = [tuple(parts[at : at + width]) for at in range(0, len(parts), width)]
 
     @torch.inference_mode()
     def step(self, index: int) -> Tensor:
         return self._advance(*self.bins[index])
 
     def state(self) -> Tensor:
-        return join_state([part for pair in self.states for part in pair if part is not None])
+        return join_state([part for parts in self.states for part in parts])
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -377,9 +374,9 @@ class EventSteps(StepContender):
     def _advance(self, channel: Tensor, row_ptr: Tensor) -> Tensor:
         x = F.embedding_bag(channel, self.columns, row_ptr, mode="sum", include_last_offset=True)
         for index, (weight_ih, weight_hh, bias_ih, bias_hh) in enumerate(self.layers):
-            h, c = self.states[index]
+            before = self.states[index]
             from_input = F.linear(x, weight_ih, bias_ih) if index else x + bias_ih
-            from_hidden = F.linear(h, weight_hh, bias_hh)
-            x, c = cell(self.arch, from_input, from_hidden, h, c)
-            self.states[index] = (x, c)
+            from_hidden = F.linear(before[0], weight_hh, bias_hh)
+            self.states[index] = self.architecture.step(from_input, from_hidden, before)
+            x = self.states[index][0]
         return x

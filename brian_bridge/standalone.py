@@ -15,7 +15,7 @@ from brian2.groups.group import CodeRunner
 
 from surrogate.brian_bridge.rates import KINDS, MIN_BINS
 from surrogate.brian_bridge.thresholds import Stochastic
-from surrogate.kernels import ARCHITECTURES
+from surrogate.errors import UsageError
 
 if TYPE_CHECKING:
     from surrogate.brian_bridge.neuron import SurrogateNeuron
@@ -65,6 +65,12 @@ class StandaloneStep(CodeRunner):
     count_dtype = np.int16
 
     def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
+        spec = neuron.population.spec
+        if spec.architecture.cpp_code is None:
+            raise UsageError(
+                f"{neuron.name}: {spec.arch} has no C++ kernels, which C++ standalone needs; "
+                "run it with Brian2's runtime device"
+            )
         function = f"_step_{neuron.name}"
         super().__init__(
             neuron,
@@ -148,7 +154,7 @@ def _code_values(neuron: SurrogateNeuron, timestep: Variable) -> dict[str, Any]:
         "real": c_data_type(variables["_state"].dtype),
         "hidden_sizes": ", ".join(map(str, spec.hidden_sizes)),
         "layers": len(spec.hidden_sizes),
-        "arch": list(ARCHITECTURES).index(spec.arch),
+        "arch": spec.architecture.cpp_code,
         "linear_head": str(spec.head == "linear").lower(),
         "input_size": spec.input_size,
         "excitatory": card.n_excitatory,

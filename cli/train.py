@@ -42,7 +42,7 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 
 
 @click.command(help=_HELP)
-@click.option("--arch", default="lstm", show_default=True, help="rnn, gru or lstm.")
+@click.option("--arch", default="lstm", show_default=True, help="Such as rnn, gru or lstm.")
 @click.option("--hidden", help="Layer sizes, the last 2 [default: 256-64-2; rnn: 32-16-2].")
 @click.option("--data", type=click.Path(), help="Data set [default: the bundled sample].")
 @click.option(
@@ -169,7 +169,7 @@ def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
     from surrogate.kernels import ARCHITECTURES
     from surrogate.recipe import load_recipe
     from surrogate.run_folder import RunConfig
-    from surrogate.stack import BEST_HIDDEN_SIZES, parse_hidden_sizes
+    from surrogate.stack import parse_hidden_sizes
 
     arch = options["arch"]
     if arch not in ARCHITECTURES:
@@ -177,7 +177,9 @@ def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
     hidden = options["hidden"]
     return RunConfig(
         arch=arch,
-        hidden_sizes=parse_hidden_sizes(hidden) if hidden is not None else BEST_HIDDEN_SIZES[arch],
+        hidden_sizes=ARCHITECTURES[arch].hidden_sizes
+        if hidden is None
+        else parse_hidden_sizes(hidden),
         recipe=load_recipe(options["recipe"], arch, _overrides(options)),
         seed=options["seed"],
         labels=options["labels"],
@@ -266,7 +268,7 @@ def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolde
 
     sizes = "-".join(map(str, config.hidden_sizes))
     name = "the bundled sample" if dataset.is_sample else str(dataset.path)
-    place = f"{device} ({default_provider(device)})"
+    place = f"{device} ({default_provider(device, arch=config.arch)})"
     return (
         f"{config.arch} {sizes} on {name}, {place}, seed {config.seed}\n"
         f"run folder: {folder.path}\n\n{config.recipe.to_toml()}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from surrogate.kernels import cpu, triton
+from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.cpu.provider import run_stack_cpu
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.reference import run_stack_reference
@@ -29,16 +30,29 @@ PROVIDERS: dict[str, Provider] = {
 }
 
 
-def default_provider(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+def default_provider(
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    arch: str | None = None,
+) -> str:
     """The provider used where none is named: the fastest for weights of this device and dtype.
+
+    Of those that have ``arch``, a key of :data:`surrogate.kernels.ARCHITECTURES`, where one is
+    given; the reference has all of them.
 
     Where that is not the device's own, a line on stderr says so, once.
     """
     device = torch.device(device)
+    architecture = None if arch is None else ARCHITECTURES[arch]
+    if architecture is not None and architecture.torch_layer is None:
+        return "reference"
     if device.type == "cpu":
+        if architecture is not None and architecture.cpp_code is None:
+            return "torch"
         in_cpp = dtype in (torch.float32, torch.float64) and cpu.load() is not None
         return "cpu" if in_cpp else "torch"
-    if triton.usable(device, dtype):
+    has_cell = architecture is None or architecture.triton
+    if has_cell and triton.usable(device, dtype):
         return "triton"
     _tell_once(
         f"surrogate: no Triton kernels for {dtype} on {device.type} here "
@@ -104,7 +118,7 @@ def run_stack(
             f"layers.0.weight_ih_l0 has shape {tuple(first.shape)}, expected "
             f"{spec.parameter_shapes()['layers.0.weight_ih_l0']}"
         )
-    name = provider or default_provider(first.device, first.dtype)
+    name = provider or default_provider(first.device, first.dtype, spec.arch)
     if name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
     return PROVIDERS[name](spec, weights, events, state)
@@ -152,7 +166,7 @@ def run_models(
             f"events hold {events.batch} sequences, expected {batch} for all {models} models or "
             f"{models * batch}, {batch} for each"
         )
-    if (provider or default_provider(state.device, state.dtype)) == "triton":
+    if (provider or default_provider(state.device, state.dtype, spec.arch)) == "triton":
         return triton.run_models_triton(spec, weights, events, state)
     results = [
         run_stack(

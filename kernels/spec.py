@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "HEADS", "MAX_HIDDEN_SIZE", "StackSpec"]
+from surrogate.kernels.architectures import ARCHITECTURES, Architecture
 
-#: Gates per unit of each architecture; torch.nn stacks a gate's rows in its weight matrices.
-ARCHITECTURES = {"rnn": 1, "gru": 3, "lstm": 4}
+__all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec"]
+
 HEADS = ("recurrent", "linear")
 MAX_HIDDEN_SIZE = 512
 MAX_INPUT_SIZE = 2**15  # SpikeEvents keeps channels in int16
@@ -16,11 +16,12 @@ MAX_INPUT_SIZE = 2**15  # SpikeEvents keeps channels in int16
 
 @dataclass(frozen=True)
 class StackSpec:
-    """A stack of vanilla RNN, GRU or LSTM layers that ends in (spike logit, scaled voltage).
+    """A stack of recurrent layers of one architecture that ends in (spike logit, scaled voltage).
 
     Attributes
     ----------
-    arch : "rnn" | "gru" | "lstm"
+    arch : str
+        A key of :data:`surrogate.kernels.ARCHITECTURES`: rnn, gru or lstm.
     hidden_sizes : tuple of int
         Units of each layer, input side first. The last is 2: the outputs.
     input_size : int
@@ -47,7 +48,9 @@ class StackSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         if self.arch not in ARCHITECTURES:
-            raise ValueError(f"unknown arch {self.arch!r}: expected one of rnn, gru, lstm")
+            raise ValueError(
+                f"unknown arch {self.arch!r}: expected one of {', '.join(ARCHITECTURES)}"
+            )
         if self.head not in HEADS:
             raise ValueError(f"unknown head {self.head!r}: expected recurrent or linear")
         sizes = self.hidden_sizes
@@ -60,7 +63,7 @@ class StackSpec:
             )
         if sizes[-1] != 2:
             raise ValueError(
-                f"hidden sizes {'-'.join(map(str, sizes))} end in {sizes[-1]}: the last must be 2, "
+                f"hidden sizes {self.sizes_text} end in {sizes[-1]}: the last must be 2, "
                 "the spike logit and the soma voltage"
             )
         if self.head == "linear" and len(sizes) < 2:
@@ -73,9 +76,19 @@ class StackSpec:
             raise ValueError(f"voltage offset {self.voltage_offset}: expected a finite number")
 
     @property
+    def architecture(self) -> Architecture:
+        """What the layers' architecture is."""
+        return ARCHITECTURES[self.arch]
+
+    @property
     def gates(self) -> int:
         """Gates per unit: 1 (rnn), 3 (gru) or 4 (lstm)."""
-        return ARCHITECTURES[self.arch]
+        return self.architecture.gates
+
+    @property
+    def sizes_text(self) -> str:
+        """Hidden sizes as tables have them: ``"256-64-2"``."""
+        return "-".join(map(str, self.hidden_sizes))
 
     @property
     def recurrent_sizes(self) -> tuple[int, ...]:
@@ -84,11 +97,11 @@ class StackSpec:
 
     @property
     def state_slices(self) -> list[dict[str, slice]]:
-        """Where each layer's ``h`` (and ``c``) lies in a state row: layers in order, h then c."""
+        """Where each part of a layer's state lies in a state row: layers in order, h then c."""
         slices, start = [], 0
         for size in self.recurrent_sizes:
             layer = {}
-            for name in ("h", "c") if self.arch == "lstm" else ("h",):
+            for name in self.architecture.state_parts:
                 layer[name] = slice(start, start + size)
                 start += size
             slices.append(layer)
@@ -97,7 +110,7 @@ class StackSpec:
     @property
     def state_size(self) -> int:
         """Floats of recurrent state per neuron."""
-        return sum(self.recurrent_sizes) * (2 if self.arch == "lstm" else 1)
+        return sum(self.recurrent_sizes) * len(self.architecture.state_parts)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical parameter names (those of torch.nn, a layer each) and shapes, in order."""

@@ -88,7 +88,7 @@ class Stepper:
             raise ValueError(f"neurons={neurons}, threads={threads}: expected at least 1 of each")
         self.spec = spec
         self.neurons = neurons
-        self.provider = provider or ("reference" if cpu.load() is None else "cpu")
+        self.provider = provider or _fastest(spec)
         self._state = _array(state, (neurons, spec.state_size), np.dtype(dtype), "state")
         self._outputs = _array(outputs, (neurons, 2), np.dtype(dtype), "outputs")
         own = _in_order(spec, weights, neurons, torch.from_numpy(self.state).dtype)
@@ -114,6 +114,11 @@ class Stepper:
     def __reduce__(self) -> NoReturn:
         # A copy's step would be the original's and advance its neurons.
         raise TypeError("a Stepper cannot be copied: make another one, and copy the state")
+
+
+def _fastest(spec: StackSpec) -> str:
+    in_cpp = spec.architecture.cpp_code is not None and cpu.load() is not None
+    return "cpu" if in_cpp else "reference"
 
 
 def _array(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.torch_layers import EventProjection, GRULayer, LSTMLayer, RNNLayer
+from surrogate.kernels.torch_layers import EventProjection
 
 __all__ = ["run_stack_torch"]
 
@@ -32,6 +32,9 @@ def run_stack_torch(
     spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`."""
+    layer_function = spec.architecture.torch_layer
+    if layer_function is None:
+        raise ValueError(f"the torch provider has no {spec.arch} layer; use provider 'reference'")
     channel, row_ptr = _time_major(events)
     x, parts = None, []
     for layer, at in enumerate(spec.state_slices):
@@ -44,15 +47,11 @@ def run_stack_torch(
             from_input = (rows + bias_ih).view(events.steps, events.batch, -1)
         else:
             from_input = F.linear(x, weight_ih, bias_ih)
-        if spec.arch == "lstm":
-            x, c = LSTMLayer.apply(
-                from_input, weight_hh, bias_hh, state[:, at["h"]], state[:, at["c"]]
-            )
-            parts += [x[-1], c]
-        else:
-            cell = RNNLayer if spec.arch == "rnn" else GRULayer
-            x = cell.apply(from_input, weight_hh, bias_hh, state[:, at["h"]])
-            parts.append(x[-1])
+        result = layer_function.apply(
+            from_input, weight_hh, bias_hh, *(state[:, part] for part in at.values())
+        )
+        x, *others = result if isinstance(result, tuple) else (result,)
+        parts += [x[-1], *others]
     assert x is not None
     if spec.head == "linear":
         x = F.linear(x, weights["head.weight"], weights["head.bias"])

@@ -72,12 +72,12 @@ def _make_leaky(stack: RecurrentStack, memory_ms: float, generator: torch.Genera
     size = stack.spec.recurrent_sizes[0]
     ratio = math.log(memory_ms / SHORTEST_MEMORY_MS)
     tau = SHORTEST_MEMORY_MS * torch.exp(ratio * torch.rand(size, generator=generator))
-    bias = stack.get_parameter("layers.0.bias_ih_l0")
-    if stack.spec.arch == "lstm":
-        bias[:size] = -torch.log(tau - 1)
-        bias[size : 2 * size] = torch.log(tau - 1)
-    elif stack.spec.arch == "gru":
-        bias[size : 2 * size] = torch.log(tau - 1)
-    else:
+    gates = stack.get_parameter("layers.0.bias_ih_l0").unflatten(0, (-1, size))
+    architecture = stack.spec.architecture
+    if architecture.keep_gate is not None:
+        gates[architecture.keep_gate] = torch.log(tau - 1)
+    if architecture.input_gate is not None:
+        gates[architecture.input_gate] = -torch.log(tau - 1)
+    if architecture.keep_gate is None and architecture.gates == 1:
         recurrent = stack.get_parameter("layers.0.weight_hh_l0")
         recurrent.mul_(0.1).add_(torch.diag(torch.exp(-1 / tau)))

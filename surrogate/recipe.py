@@ -14,12 +14,12 @@ from typing import Any
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
+from surrogate.kernels import ARCHITECTURES
 
 __all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "load_recipe"]
 
 BUILT_IN = ("tuned", "blog")
 DEFAULT_RECIPE = "tuned"
-_ARCHITECTURES = ("rnn", "gru", "lstm")
 
 #: A run's windows are planned before it begins, 16 bytes each.
 MAX_WINDOWS = 10**8
@@ -232,12 +232,13 @@ def load_recipe(
     """Read a recipe: a built-in name or a TOML file, with single keys overridden.
 
     A file may begin with ``base = "tuned"`` (the default) or ``"blog"`` and then lists only what
-    differs. A table ``[rnn]``, ``[gru]`` or ``[lstm]`` holds for that architecture alone.
+    differs. A table such as ``[rnn]`` holds for that architecture alone.
 
     Parameters
     ----------
     source : str or path
-    arch : "rnn" | "gru" | "lstm"
+    arch : str
+        A key of :data:`surrogate.kernels.ARCHITECTURES`.
     overrides : mapping, optional
         Values by key; strings are read as TOML values.
 
@@ -261,7 +262,7 @@ def load_recipe(
     )
     values: dict[str, Any] = {}
     for layer in (built_in, table):
-        specific = {name: layer.pop(name, {}) for name in _ARCHITECTURES}
+        specific = {name: layer.pop(name, {}) for name in ARCHITECTURES}
         values |= _converted(layer)
         for name, part in specific.items():
             if not isinstance(part, dict):

@@ -17,12 +17,7 @@ from surrogate.kernels import (
     run_stack,
 )
 
-__all__ = ["BEST_HIDDEN_SIZES", "RecurrentStack", "parse_hidden_sizes", "run_stacks"]
-
-#: The best size of each architecture in the blog's grid; its GRU sizes are unpublished.
-BEST_HIDDEN_SIZES = {"rnn": (32, 16, 2), "gru": (256, 64, 2), "lstm": (256, 64, 2)}
-
-_LAYERS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+__all__ = ["RecurrentStack", "parse_hidden_sizes", "run_stacks"]
 
 
 def parse_hidden_sizes(text: str) -> tuple[int, ...]:
@@ -49,7 +44,8 @@ class RecurrentStack(nn.Module):
 
     Parameters
     ----------
-    arch : "rnn" | "gru" | "lstm"
+    arch : str
+        A key of ``surrogate.kernels.ARCHITECTURES``: "rnn", "gru" or "lstm".
     hidden_sizes : sequence of int
         Units of each layer, 1 to 512, the last always 2.
     input_size : int
@@ -90,7 +86,7 @@ class RecurrentStack(nn.Module):
         self.provider = provider
         inputs = (spec.input_size, *spec.recurrent_sizes[:-1])
         self.layers = nn.ModuleList(
-            _LAYERS[arch](n_in, size, batch_first=True)
+            spec.architecture.make_layer(n_in, size)
             for n_in, size in zip(inputs, spec.recurrent_sizes, strict=True)
         )
         self.head = nn.Linear(spec.recurrent_sizes[-1], 2) if head == "linear" else None
@@ -182,8 +178,7 @@ class RecurrentStack(nn.Module):
     def extra_repr(self) -> str:
         spec = self.spec
         return (
-            f"{spec.arch} {'-'.join(map(str, spec.hidden_sizes))}, head={spec.head}, "
-            f"{spec.parameter_count:,} parameters"
+            f"{spec.arch} {spec.sizes_text}, head={spec.head}, {spec.parameter_count:,} parameters"
         )
 
 

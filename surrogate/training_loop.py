@@ -191,7 +191,9 @@ def _sharing(trainers: Sequence[Trainer]) -> list[Sequence[Trainer]]:
     if not trainers:
         return []
     first = trainers[0]
-    if (first.stack.provider or default_provider(first.device)) == "triton":
+    if (
+        first.stack.provider or default_provider(first.device, arch=first.stack.spec.arch)
+    ) == "triton":
         return [trainers]
     return [[trainer] for trainer in trainers]
 

@@ -7,8 +7,8 @@ import torch
 
 from surrogate import RecurrentStack
 from surrogate.errors import UsageError
-from surrogate.kernels import SpikeEvents
-from surrogate.stack import BEST_HIDDEN_SIZES, parse_hidden_sizes
+from surrogate.kernels import ARCHITECTURES, SpikeEvents
+from surrogate.stack import parse_hidden_sizes
 
 
 def _events(batch: int, steps: int, inputs: int) -> SpikeEvents:
@@ -97,4 +97,8 @@ def test_wrong_arguments_are_usage_errors_that_name_the_value() -> None:
 
 
 def test_best_sizes_of_the_blog() -> None:
-    assert BEST_HIDDEN_SIZES == {"rnn": (32, 16, 2), "gru": (256, 64, 2), "lstm": (256, 64, 2)}
+    assert {name: each.hidden_sizes for name, each in ARCHITECTURES.items()} == {
+        "rnn": (32, 16, 2),
+        "gru": (256, 64, 2),
+        "lstm": (256, 64, 2),
+    }

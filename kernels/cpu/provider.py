@@ -16,8 +16,6 @@ from surrogate.kernels.spec import StackSpec
 
 __all__ = ["make_stack", "run_stack_cpu", "shares"]
 
-ARCH_CODES = {"rnn": 0, "gru": 1, "lstm": 2}
-
 
 def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
     """An empty stack of the C++ kernels.
@@ -25,7 +23,8 @@ def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
     Raises
     ------
     ValueError
-        If the kernels are not available or ``dtype`` is neither float32 nor float64.
+        If the kernels are not available or do not have the architecture, or ``dtype`` is neither
+        float32 nor float64.
     """
     module = cpu.load()
     if module is None:
@@ -35,8 +34,11 @@ def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
         )
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the C++ kernels compute in float32 or float64, not in {dtype}")
+    code = spec.architecture.cpp_code
+    if code is None:
+        raise ValueError(f"the C++ kernels have no {spec.arch} layer; use provider 'reference'")
     return module.Stack(
-        ARCH_CODES[spec.arch],
+        code,
         spec.head == "linear",
         spec.input_size,
         spec.hidden_sizes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from surrogate.kernels.spec import ARCHITECTURES, StackSpec
+from surrogate.kernels.architectures import ARCHITECTURES
+from surrogate.kernels.spec import StackSpec
 
 __all__ = ["HIDDEN_SIZES", "configurations", "name_of"]
 
@@ -19,9 +20,10 @@ HIDDEN_SIZES = (
 
 def configurations() -> list[StackSpec]:
     """All 18: three architectures in six sizes, on 1278 synapses."""
-    return [StackSpec(arch, sizes) for arch in ARCHITECTURES for sizes in HIDDEN_SIZES]
+    archs = [name for name, each in ARCHITECTURES.items() if each.triton]
+    return [StackSpec(arch, sizes) for arch in archs for sizes in HIDDEN_SIZES]
 
 
 def name_of(spec: StackSpec) -> str:
     """``"lstm 256-64-2"``."""
-    return f"{spec.arch} {'-'.join(map(str, spec.hidden_sizes))}"
+    return f"{spec.arch} {spec.sizes_text}"

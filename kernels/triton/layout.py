@@ -29,7 +29,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from surrogate.kernels.spec import ARCHITECTURES
+from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.triton.cells import SLOTS
 
 __all__ = ["ALIGNMENT", "TABLE_COLUMNS", "StackLayout", "Tiling", "choose_tiling"]
@@ -85,7 +85,7 @@ class StackLayout:
     @property
     def gates(self) -> int:
         """Gates per unit, rows of a weight matrix over units."""
-        return ARCHITECTURES[self.arch]
+        return ARCHITECTURES[self.arch].gates
 
     @property
     def slots(self) -> int:

@@ -165,7 +165,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
 def _key(experiment: Experiment, device: str) -> str:
     """What a measurement depends on."""
     recipe = experiment.recipe
-    provider = default_provider(device)
+    provider = default_provider(device, arch=experiment.arch)
     kernels = f"{provider} {cpu.level()}" if provider == "cpu" else provider
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(

@@ -308,7 +308,7 @@ def _record(
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {cpu_model()}",
         "versions": versions(),
-        "provider": default_provider(trainer.device),
+        "provider": default_provider(trainer.device, arch=trainer.config.arch),
         "finished": time.time(),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surrogate.kernels import ARCHITECTURES
 from surrogate.report import blog
 from surrogate.report.runs import Run
 from surrogate.report.summary import sizes_text
@@ -23,8 +24,6 @@ __all__ = [
 ]
 
 # Colours of Okabe and Ito that stand out from white; the markers differ too.
-_COLOURS = {"rnn": "#D55E00", "gru": "#009E73", "lstm": "#0072B2"}
-_MARKERS = {"rnn": "o", "gru": "s", "lstm": "^"}
 _GREY = "#595959"
 
 
@@ -88,7 +87,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _scatter(axes: Axes, runs: Sequence[Run], x: Sequence[float]) -> None:
-    for arch, colour in _COLOURS.items():
+    for arch, look in ARCHITECTURES.items():
         for unstable in (False, True):
             chosen = [
                 (place, run.roc_auc)
@@ -98,9 +97,9 @@ def _scatter(axes: Axes, runs: Sequence[Run], x: Sequence[float]) -> None:
             if chosen:
                 axes.plot(
                     *zip(*chosen, strict=True),
-                    _MARKERS[arch],
-                    color=colour,
-                    markerfacecolor="none" if unstable else colour,
+                    look.marker,
+                    color=look.colour,
+                    markerfacecolor="none" if unstable else look.colour,
                     alpha=0.85,
                     label=f"{arch.upper()}{', unstable' if unstable else ''}",
                 )
@@ -144,7 +143,10 @@ def _bars(axes: Axes, groups: Sequence[Mapping[str, Any]], counted: str) -> None
         range(len(groups)),
         [100 * group[counted] / group["runs"] for group in groups],
         0.6,
-        color=[_COLOURS.get(group["group"], _GREY) for group in groups],
+        color=[
+            ARCHITECTURES[group["group"]].colour if group["group"] in ARCHITECTURES else _GREY
+            for group in groups
+        ],
     )
     labels = [f"{group[counted]} of {group['runs']}" for group in groups]
     axes.bar_label(bars, labels, padding=2, fontsize=9)
@@ -172,14 +174,14 @@ def plot_learning_curves(path: Path, curves: Sequence[tuple[Run, list[dict[str, 
     """
     from matplotlib.figure import Figure
 
-    archs = [arch for arch in _COLOURS if any(run.arch == arch for run, _ in curves)]
+    archs = [arch for arch in ARCHITECTURES if any(run.arch == arch for run, _ in curves)]
     figure = Figure(figsize=(3.4 * len(archs) + 0.6, 5.6), layout="constrained")
     grid = figure.subplots(2, len(archs), sharex="col", sharey="row", squeeze=False)
     for (loss, auc), arch in zip(grid.T, archs, strict=True):
         own = [curve for curve in curves if curve[0].arch == arch]
         for place, (run, history) in enumerate(own):
             style = {
-                "color": _COLOURS[arch] if place == 0 else _GREY,
+                "color": ARCHITECTURES[arch].colour if place == 0 else _GREY,
                 "linewidth": 2 if place == 0 else 0.8,
                 "linestyle": "-" if len(run.hidden_sizes) <= 3 else (0, (4, 1.5)),
                 "zorder": 3 if place == 0 else 2,

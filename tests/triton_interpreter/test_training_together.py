@@ -26,7 +26,7 @@ def launches(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(provider, "launch_forward", noting)
     for module in (run, training_loop):
-        monkeypatch.setattr(module, "default_provider", lambda *_: "triton")
+        monkeypatch.setattr(module, "default_provider", lambda *_, **__: "triton")
     return found
 
 

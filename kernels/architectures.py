@@ -1,0 +1,161 @@
+r"""The recurrent architectures: everything that tells one from another, an object each.
+
+With :math:`x_t` the input of bin *t*, :math:`W, b` a layer's ``*_ih`` and :math:`U, d` its ``*_hh``
+parameters, a layer computes what ``torch.nn.RNN`` (tanh), ``GRU`` and ``LSTM`` document:
+
+.. math::
+    \text{rnn: } h_t &= \tanh(W x_t + b + U h_{t-1} + d) \\
+    \text{gru: } r, z &= \sigma(W_{r,z} x_t + b_{r,z} + U_{r,z} h_{t-1} + d_{r,z}), \quad
+      n = \tanh(W_n x_t + b_n + r \odot (U_n h_{t-1} + d_n)), \quad
+      h_t = (1 - z) \odot n + z \odot h_{t-1} \\
+    \text{lstm: } i, f, o &= \sigma(\dots), \quad g = \tanh(\dots), \quad
+      c_t = f \odot c_{t-1} + i \odot g, \quad h_t = o \odot \tanh(c_t)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
+
+__all__ = ["ARCHITECTURES", "Architecture"]
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A recurrent cell and what its layers need.
+
+    ``name``, ``gates`` and ``step`` are enough: put the object into :data:`ARCHITECTURES`, and
+    the reference provider trains, evaluates and steps it.
+
+    Attributes
+    ----------
+    name : str
+    gates : int
+        Blocks of H rows in ``weight_ih`` and ``weight_hh``.
+    step : callable (from_input, from_hidden, state) -> state
+        One layer, one step, differentiably: the specification. ``from_input`` and ``from_hidden``
+        [B, gates * H] are ``W x_t + b`` and ``U h_{t-1} + d``, gates in the order of the rows;
+        ``state`` is a tuple of tensors [B, H], one for each of ``state_parts``.
+    state_parts : tuple of str
+        Names of the state's parts. The first, h, is the layer's output.
+    hidden_sizes : tuple of int
+        The stack used where no sizes are given.
+    keep_gate, input_gate : int or None
+        The gates whose bias sets the time constant of a unit's memory: kept is
+        sigmoid(keep_gate), let in sigmoid(input_gate). None where there is no such gate.
+    module : type or None
+        The class of torch.nn that holds the parameters of a layer; None: plain parameters.
+    torch_layer : type or None
+        The autograd function of the provider "torch", which does all steps of a layer at once.
+    cpp_code : int or None
+        ``Kind`` in ``kernels/cpu/layer.h``; None: no C++ kernels.
+    triton : bool
+        Whether ``kernels/triton/cells.py`` has the cell.
+    colour, marker : str
+        In figures, as matplotlib takes them.
+    """
+
+    name: str
+    gates: int
+    step: Callable[[Tensor, Tensor, State], State]
+    state_parts: tuple[str, ...] = ("h",)
+    hidden_sizes: tuple[int, ...] = (32, 16, 2)
+    keep_gate: int | None = None
+    input_gate: int | None = None
+    module: type[nn.RNNBase] | None = None
+    torch_layer: type[torch.autograd.Function] | None = None
+    cpp_code: int | None = None
+    triton: bool = False
+    colour: str = "#777777"
+    marker: str = "D"
+
+    def make_layer(self, inputs: int, size: int) -> nn.Module:
+        """A module with a layer's four parameters, named as torch.nn names them."""
+        if self.module is not None:
+            options: dict[str, Any] = {"batch_first": True}
+            return self.module(inputs, size, **options)
+        layer, rows = nn.Module(), self.gates * size
+        for name, shape in (
+            ("weight_ih_l0", (rows, inputs)),
+            ("weight_hh_l0", (rows, size)),
+            ("bias_ih_l0", (rows,)),
+            ("bias_hh_l0", (rows,)),
+        ):
+            layer.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+        return layer
+
+
+def _step_rnn(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    return (torch.tanh(from_input + from_hidden),)
+
+
+def _step_gru(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    (h,) = state
+    r_in, z_in, n_in = from_input.chunk(3, 1)
+    r_hid, z_hid, n_hid = from_hidden.chunk(3, 1)
+    r = torch.sigmoid(r_in + r_hid)
+    z = torch.sigmoid(z_in + z_hid)
+    n = torch.tanh(n_in + r * n_hid)
+    return ((1 - z) * n + z * h,)
+
+
+def _step_lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
+    _, c = state
+    i, f, g, o = (from_input + from_hidden).chunk(4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+#: By name. Default sizes are the best of the blog's grid; its GRU sizes are unpublished.
+ARCHITECTURES: dict[str, Architecture] = {
+    each.name: each
+    for each in (
+        Architecture(
+            "rnn",
+            gates=1,
+            step=_step_rnn,
+            module=nn.RNN,
+            torch_layer=RNNLayer,
+            cpp_code=0,
+            triton=True,
+            colour="#D55E00",
+            marker="o",
+        ),
+        Architecture(
+            "gru",
+            gates=3,
+            step=_step_gru,
+            hidden_sizes=(256, 64, 2),
+            keep_gate=1,
+            module=nn.GRU,
+            torch_layer=GRULayer,
+            cpp_code=1,
+            triton=True,
+            colour="#009E73",
+            marker="s",
+        ),
+        Architecture(
+            "lstm",
+            gates=4,
+            step=_step_lstm,
+            state_parts=("h", "c"),
+            hidden_sizes=(256, 64, 2),
+            keep_gate=1,
+            input_gate=0,
+            module=nn.LSTM,
+            torch_layer=LSTMLayer,
+            cpp_code=2,
+            triton=True,
+            colour="#0072B2",
+            marker="^",
+        ),
+    )
+}

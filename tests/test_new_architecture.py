@@ -1,0 +1,109 @@
+"""An architecture that is defined outside the package, by one object, goes all the way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from brian2 import Network, StateMonitor, device, ms, set_device
+from brian_tools import INPUTS, counts_of, feed, offline, random_arrivals, random_model
+from torch import Tensor
+
+import surrogate
+from surrogate import SurrogateNeuron
+from surrogate.cli.main import main
+from surrogate.errors import UsageError
+from surrogate.kernels import (
+    ARCHITECTURES,
+    Architecture,
+    SpikeEvents,
+    StackSpec,
+    Stepper,
+    default_provider,
+    run_stack,
+)
+
+
+def _leak(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A leaky integrator with a slow trace of its output: one gate, two parts of the state."""
+    h, trace = state
+    h = 0.8 * h + 0.2 * torch.tanh(from_input + from_hidden + trace)
+    return h, 0.9 * trace + 0.1 * h
+
+
+@pytest.fixture(autouse=True)
+def _leaky(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = Architecture("leaky", gates=1, step=_leak, state_parts=("h", "trace"))
+    monkeypatch.setitem(ARCHITECTURES, "leaky", architecture)
+
+
+def _run(*arguments: object) -> dict[str, object]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    assert code == 0, err.getvalue()
+    return json.loads(out.getvalue().splitlines()[-1])
+
+
+def test_it_trains_and_is_saved_loaded_and_evaluated(toy_data: Path, tmp_path: Path) -> None:
+    small = ["windows_per_epoch=8", "batch_size=4", "window_ms=100", "burn_in_ms=20"]
+    settings = [part for each in small for part in ("--set", each)]
+    where = ("--data", toy_data, "--out", tmp_path / "run")
+    chosen = ("--arch", "leaky", "--hidden", "4-2", "--epochs", "1", "--json")
+    result = _run("train", *where, *chosen, *settings)
+    model = surrogate.load(tmp_path / "run" / "model.h5")
+    assert model.card.spec.architecture.step is _leak
+    assert model.stack.spec.state_size == 2 * 4
+    # Biases on the hidden state begin at zero: what differs was learnt.
+    assert model.state_dict()["layers.0.bias_hh_l0"].abs().min() > 0
+    scores = _run("evaluate", result["model"], "--data", toy_data, "--split", "valid", "--json")
+    assert scores["parameters"] == model.card.spec.parameter_count
+    assert scores["roc_auc"] == result["validation"]["roc_auc"]
+
+
+def test_the_reference_computes_it_where_others_do_not() -> None:
+    spec = StackSpec("leaky", (3, 2), input_size=5)
+    weights = {name: torch.rand(shape) for name, shape in spec.parameter_shapes().items()}
+    events = SpikeEvents.from_dense(torch.rand(2, 6, 5) < 0.3)
+    outputs, final = run_stack(spec, weights, events)
+    assert default_provider(arch="leaky") == "reference"
+    for provider, kernels in {
+        "torch": "torch provider has",
+        "cpu": r"C\+\+ kernels",
+        "triton": "Triton",
+    }.items():
+        with pytest.raises(ValueError, match=kernels):
+            run_stack(spec, weights, events, provider=provider)
+    stepper = Stepper(spec, weights, 2)
+    for t in range(6):
+        bin_events = events.slice_steps(t, t + 1)
+        stepper.step(bin_events.channel.numpy(), bin_events.row_ptr.numpy())
+        np.testing.assert_allclose(stepper.outputs, outputs[:, t], rtol=1e-6)
+    np.testing.assert_allclose(stepper.state, final, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarning")
+def test_it_steps_in_a_brian2_network() -> None:
+    model = random_model("leaky")
+    recorded = random_arrivals(np.random.default_rng(1), 2 * INPUTS, 40, 300)
+    cells = SurrogateNeuron(2, model, precision="float64")
+    monitor = StateMonitor(cells, "v", record=True, when="end")
+    Network(cells, monitor, *feed(cells.inputs, *recorded)).run(41 * ms)
+    _, voltage = offline(model, counts_of(*recorded, 2, 40, INPUTS))
+    assert voltage.std() > 0.1
+    np.testing.assert_allclose(np.asarray(monitor.v)[:, 10::10] * 1e3, voltage, atol=1e-9)
+
+
+def test_a_cpp_program_without_its_kernels_is_refused(tmp_path: Path) -> None:
+    set_device("cpp_standalone", directory=str(tmp_path), build_on_run=False)
+    try:
+        with pytest.raises(UsageError, match=r"leaky has no C\+\+ kernels, which C\+\+ standalone"):
+            SurrogateNeuron(2, random_model("leaky"))
+    finally:
+        device.reinit()
+        set_device("runtime")
