@@ -2,7 +2,9 @@
 
 from surrogate.kernels.architectures import ARCHITECTURES, Architecture
 from surrogate.kernels.events import SpikeEvents
-from surrogate.kernels.run import PROVIDERS, default_provider, run_models, run_stack
+from surrogate.kernels.provider import Provider
+from surrogate.kernels.providers import PROVIDERS, default_provider
+from surrogate.kernels.run import run_models, run_stack
 from surrogate.kernels.spec import StackSpec
 from surrogate.kernels.stepper import Stepper
 
@@ -10,6 +12,7 @@ __all__ = [
     "ARCHITECTURES",
     "PROVIDERS",
     "Architecture",
+    "Provider",
     "SpikeEvents",
     "StackSpec",
     "Stepper",

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +69,7 @@ class Architecture:
     hidden_sizes: tuple[int, ...] = (32, 16, 2)
     keep_gate: int | None = None
     input_gate: int | None = None
-    module: type[nn.RNNBase] | None = None
+    module: Callable[..., nn.Module] | None = None
     torch_layer: type[torch.autograd.Function] | None = None
     cpp_code: int | None = None
     triton: bool = False
@@ -80,8 +79,7 @@ class Architecture:
     def make_layer(self, inputs: int, size: int) -> nn.Module:
         """A module with a layer's four parameters, named as torch.nn names them."""
         if self.module is not None:
-            options: dict[str, Any] = {"batch_first": True}
-            return self.module(inputs, size, **options)
+            return self.module(inputs, size, batch_first=True)
         layer, rows = nn.Module(), self.gates * size
         for name, shape in (
             ("weight_ih_l0", (rows, inputs)),

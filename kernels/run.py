@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from surrogate.kernels import cpu, triton
-from surrogate.kernels.architectures import ARCHITECTURES
-from surrogate.kernels.cpu.provider import run_stack_cpu
 from surrogate.kernels.events import SpikeEvents
-from surrogate.kernels.reference import run_stack_reference
+from surrogate.kernels.provider import Provider
+from surrogate.kernels.providers import PROVIDERS, default_provider
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.torch_stack import run_stack_torch
 
-__all__ = ["PROVIDERS", "default_provider", "run_models", "run_stack"]
-
-Provider = Callable[[StackSpec, Mapping[str, Tensor], SpikeEvents, Tensor], tuple[Tensor, Tensor]]
-
-#: Implementations of one operation, by name. ``reference`` is the specification of the others.
-PROVIDERS: dict[str, Provider] = {
-    "reference": run_stack_reference,
-    "torch": run_stack_torch,
-    "cpu": run_stack_cpu,
-    "triton": triton.run_stack_triton,
-}
-
-
-def default_provider(
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    arch: str | None = None,
-) -> str:
-    """The provider used where none is named: the fastest for weights of this device and dtype.
-
-    Of those that have ``arch``, a key of :data:`surrogate.kernels.ARCHITECTURES`, where one is
-    given; the reference has all of them.
-
-    Where that is not the device's own, a line on stderr says so, once.
-    """
-    device = torch.device(device)
-    architecture = None if arch is None else ARCHITECTURES[arch]
-    if architecture is not None and architecture.torch_layer is None:
-        return "reference"
-    if device.type == "cpu":
-        if architecture is not None and architecture.cpp_code is None:
-            return "torch"
-        in_cpp = dtype in (torch.float32, torch.float64) and cpu.load() is not None
-        return "cpu" if in_cpp else "torch"
-    has_cell = architecture is None or architecture.triton
-    if has_cell and triton.usable(device, dtype):
-        return "triton"
-    _tell_once(
-        f"surrogate: no Triton kernels for {dtype} on {device.type} here "
-        f"({triton.available() or 'not this dtype or GPU'}); computing with torch, which is slower"
-    )
-    return "torch"
-
-
-@functools.cache
-def _tell_once(line: str) -> None:
-    print(line, file=sys.stderr)
+__all__ = ["run_models", "run_stack"]
 
 
 def run_stack(
@@ -101,27 +50,35 @@ def run_stack(
         If a weight is missing, a shape does not fit, a sequence is empty, or the provider is
         unknown or not available.
     """
-    if missing := [name for name in spec.parameter_shapes() if name not in weights]:
-        raise ValueError(f"weights lack {', '.join(missing)}")
+    _check(spec, weights, events)
     first = weights["layers.0.weight_ih_l0"]
     expected = (events.batch, spec.state_size)
     if state is None:
         state = torch.zeros(expected, dtype=first.dtype, device=first.device)
     if tuple(state.shape) != expected:
         raise ValueError(f"state has shape {tuple(state.shape)}, expected {expected}")
+    chosen = _provider(provider, spec, first)
+    return chosen.run(spec, weights, events, state)
+
+
+def _check(spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents) -> None:
+    if missing := [name for name in spec.parameter_shapes() if name not in weights]:
+        raise ValueError(f"weights lack {', '.join(missing)}")
     if events.batch < 1 or events.steps < 1:
         raise ValueError(
             f"events hold {events.batch} sequences of {events.steps} bins: none to run"
         )
-    if tuple(first.shape) != spec.parameter_shapes()["layers.0.weight_ih_l0"]:
-        raise ValueError(
-            f"layers.0.weight_ih_l0 has shape {tuple(first.shape)}, expected "
-            f"{spec.parameter_shapes()['layers.0.weight_ih_l0']}"
-        )
-    name = provider or default_provider(first.device, first.dtype, spec.arch)
+    found = tuple(weights["layers.0.weight_ih_l0"].shape)
+    expected = spec.parameter_shapes()["layers.0.weight_ih_l0"]
+    if found != expected:
+        raise ValueError(f"layers.0.weight_ih_l0 has shape {found}, expected {expected}")
+
+
+def _provider(name: str | None, spec: StackSpec, weight: Tensor) -> Provider:
+    name = name or default_provider(weight.device, weight.dtype, spec.arch)
     if name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
-    return PROVIDERS[name](spec, weights, events, state)
+    return PROVIDERS[name]
 
 
 def run_models(
@@ -166,17 +123,6 @@ def run_models(
             f"events hold {events.batch} sequences, expected {batch} for all {models} models or "
             f"{models * batch}, {batch} for each"
         )
-    if (provider or default_provider(state.device, state.dtype, spec.arch)) == "triton":
-        return triton.run_models_triton(spec, weights, events, state)
-    results = [
-        run_stack(
-            spec,
-            {name: value[model] for name, value in weights.items()},
-            events if events.batch == batch else events.slice_batch(model * batch, batch),
-            state[model],
-            provider,
-        )
-        for model in range(models)
-    ]
-    outputs, final = zip(*results, strict=True)
-    return torch.stack(outputs), torch.stack(final)
+    # Their weights are stacked, so what holds for the first holds for all.
+    _check(spec, {name: value[0] for name, value in weights.items()}, events)
+    return _provider(provider, spec, state).run_models(spec, weights, events, state)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,10 +10,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from surrogate.kernels import cpu
-from surrogate.kernels.cpu.provider import make_stack, shares
-from surrogate.kernels.events import SpikeEvents
-from surrogate.kernels.reference import run_stack_reference
+from surrogate.kernels.providers import PROVIDERS
 from surrogate.kernels.spec import StackSpec
 
 __all__ = ["Stepper"]
@@ -88,19 +83,14 @@ class Stepper:
             raise ValueError(f"neurons={neurons}, threads={threads}: expected at least 1 of each")
         self.spec = spec
         self.neurons = neurons
-        self.provider = provider or _fastest(spec)
+        self.provider = provider or _fastest(spec, np.dtype(dtype))
         self._state = _array(state, (neurons, spec.state_size), np.dtype(dtype), "state")
         self._outputs = _array(outputs, (neurons, 2), np.dtype(dtype), "outputs")
         own = _in_order(spec, weights, neurons, torch.from_numpy(self.state).dtype)
-        work: _Reference | _Kernel | _KernelThreads
-        if self.provider == "reference":
-            work = _Reference(spec, own, self.state, self.outputs)
-        elif self.provider != "cpu":
-            raise ValueError(f"unknown provider {provider!r}: expected cpu or reference")
-        elif threads == 1:
-            work = _Kernel(spec, own, self.state, self.outputs)
-        else:
-            work = _KernelThreads(spec, own, self.state, self.outputs, threads)
+        chosen = PROVIDERS.get(self.provider)
+        work = chosen.stepper(spec, own, self.state, self.outputs, threads) if chosen else None
+        if work is None:
+            raise ValueError(f"unknown provider {provider!r} of steps: expected cpu or reference")
         self.step, self.step_counts = work.step, work.step_counts
 
     @property
@@ -116,9 +106,14 @@ class Stepper:
         raise TypeError("a Stepper cannot be copied: make another one, and copy the state")
 
 
-def _fastest(spec: StackSpec) -> str:
-    in_cpp = spec.architecture.cpp_code is not None and cpu.load() is not None
-    return "cpu" if in_cpp else "reference"
+def _fastest(spec: StackSpec, dtype: np.dtype[Any]) -> str:
+    """The fastest provider that steps on the CPU: C++ or, without it, the reference."""
+    device, of_torch = torch.device("cpu"), torch.from_numpy(np.empty(0, dtype)).dtype
+    return next(
+        name
+        for name, provider in PROVIDERS.items()
+        if provider.steps and provider.unavailable(spec.arch, device, of_torch) is None
+    )
 
 
 def _array(
@@ -147,115 +142,3 @@ def _in_order(
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, expected {expected}")
         own[name] = weights[name].detach().to("cpu", dtype, copy=True).contiguous()
     return own
-
-
-class _Reference:
-    """The specification, neuron by neuron where each has its own weights."""
-
-    def __init__(
-        self,
-        spec: StackSpec,
-        weights: Mapping[str, Tensor],
-        state: NDArray[Any],
-        outputs: NDArray[Any],
-    ) -> None:
-        self.spec, self.weights, self.state, self.outputs = spec, weights, state, outputs
-        self.per_neuron = next(iter(weights.values())).dim() == 3
-
-    def step(self, channel: NDArray[np.int16], row_ptr: NDArray[np.int32]) -> None:
-        neurons = len(self.state)
-        groups = [(n, n + 1) for n in range(neurons)] if self.per_neuron else [(0, neurons)]
-        for first, last in groups:
-            own = (
-                {k: w[first] for k, w in self.weights.items()} if self.per_neuron else self.weights
-            )
-            pointers = row_ptr[first : last + 1]
-            events = SpikeEvents(
-                torch.from_numpy(channel[pointers[0] : pointers[-1]]),
-                torch.from_numpy(pointers - pointers[0]),
-                last - first,
-                1,
-            )
-            with torch.no_grad():
-                outputs, state = run_stack_reference(
-                    self.spec, own, events, torch.from_numpy(self.state[first:last])
-                )
-            self.outputs[first:last], self.state[first:last] = outputs[:, 0].numpy(), state.numpy()
-
-    def step_counts(self, counts: NDArray[np.int32], lost: NDArray[np.int64]) -> None:
-        active = counts > 0
-        lost += np.maximum(counts - 1, 0).sum(1)
-        counts[:] = 0
-        row_ptr = np.zeros(len(counts) + 1, np.int32)
-        row_ptr[1:] = active.sum(1).cumsum()
-        self.step(active.nonzero()[1].astype(np.int16), row_ptr)
-
-
-class _Kernel:
-    """The C++ kernels' own functions, called without anything in between."""
-
-    def __init__(
-        self,
-        spec: StackSpec,
-        weights: Mapping[str, Tensor],
-        state: NDArray[Any],
-        outputs: NDArray[Any],
-    ) -> None:
-        tensors = list(weights.values())
-        by_model = [tensors] if tensors[0].dim() == 2 else list(zip(*tensors, strict=True))
-        stack = make_stack(spec, tensors[0].dtype, len(by_model))
-        for model, own in enumerate(by_model):
-            stack.set_weights(tuple(tensor.data_ptr() for tensor in own), model)
-        stack.bind(len(state), state, outputs)
-        self.step, self.step_counts = stack.step, stack.step_counts
-
-
-class _KernelThreads:
-    """Neighbouring neurons to each thread, with its own copy of the weights."""
-
-    def __init__(
-        self,
-        spec: StackSpec,
-        weights: Mapping[str, Tensor],
-        state: NDArray[Any],
-        outputs: NDArray[Any],
-        threads: int,
-    ) -> None:
-        self._shares = [slice(*bounds) for bounds in shares(len(state), threads)]
-        per_neuron = next(iter(weights.values())).dim() == 3
-        self._kernels = [
-            _Kernel(
-                spec,
-                {k: w[share] for k, w in weights.items()} if per_neuron else weights,
-                state[share],
-                outputs[share],
-            )
-            for share in self._shares
-        ]
-        self._input_size = spec.input_size
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
-
-    def step(self, channel: NDArray[np.int16], row_ptr: NDArray[np.int32]) -> None:
-        # All or none: a thread must not advance its neurons where another's events are wrong.
-        neurons = self._shares[-1].stop
-        if row_ptr.shape != (neurons + 1,):
-            raise ValueError(f"row_ptr has shape {row_ptr.shape}, expected ({neurons + 1},)")
-        if row_ptr[0] < 0 or row_ptr[-1] > len(channel) or (np.diff(row_ptr) < 0).any():
-            raise ValueError(f"row_ptr must rise from 0 to at most {len(channel)}, all events")
-        if channel.size and not 0 <= channel.min() <= channel.max() < self._input_size:
-            raise ValueError(f"a channel is outside 0..{self._input_size - 1}")
-        self._run(lambda kernel, share: kernel.step(channel, row_ptr[share.start : share.stop + 1]))
-
-    def step_counts(self, counts: NDArray[np.int32], lost: NDArray[np.int64]) -> None:
-        neurons = self._shares[-1].stop
-        if len(counts) != neurons or len(lost) != neurons:
-            raise ValueError(
-                f"counts of {len(counts)} and lost of {len(lost)} neurons, expected {neurons}"
-            )
-        self._run(lambda kernel, share: kernel.step_counts(counts[share], lost[share]))
-
-    def _run(self, work: Callable[[_Kernel, slice], None]) -> None:
-        if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = os.getpid(), ThreadPoolExecutor(len(self._shares))
-        for _ in self._pool[1].map(work, self._kernels, self._shares):
-            pass  # the result of each is None, or the exception it raised

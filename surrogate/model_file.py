@@ -24,6 +24,7 @@ from torch import Tensor
 from surrogate.errors import DataError
 from surrogate.files import atomic_path, explain_os_error
 from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.prediction import predict_dataset, predict_events
 from surrogate.spike_rule import SpikeRule
 from surrogate.stack import RecurrentStack
 
@@ -165,8 +166,6 @@ class Model:
         UsageError
             If the input has another number of channels than the model.
         """
-        from surrogate.evaluation import predict_dataset, predict_events
-
         if isinstance(source, SpikeEvents):
             logits, voltage = predict_events(self.stack, source)
         else:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from surrogate.kernels import SpikeEvents, default_provider
+from surrogate.kernels import PROVIDERS, SpikeEvents, default_provider
 from surrogate.stack import run_stacks
 
 if TYPE_CHECKING:
@@ -191,9 +191,9 @@ def _sharing(trainers: Sequence[Trainer]) -> list[Sequence[Trainer]]:
     if not trainers:
         return []
     first = trainers[0]
-    if (
-        first.stack.provider or default_provider(first.device, arch=first.stack.spec.arch)
-    ) == "triton":
+    stack = first.stack
+    name = stack.provider or default_provider(first.device, arch=stack.spec.arch)
+    if PROVIDERS[name].shares_launches:
         return [trainers]
     return [[trainer] for trainer in trainers]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surrogate.kernels import SpikeEvents, StackSpec, cpu, run_stack
-from surrogate.kernels.cpu import provider as cpu_provider
+from surrogate.kernels.cpu import sequences
 from surrogate.kernels.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
@@ -122,7 +122,7 @@ def test_working_memory_is_used_again_by_the_next_batch() -> None:
     for _ in range(5):
         _run(spec, *problem)
         gc.collect()
-    assert len(cpu_provider._workshop._free[spec, torch.float64]) == 1
+    assert len(sequences._workshop._free[spec, torch.float64]) == 1
 
 
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
@@ -139,14 +139,14 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(without, monkeypatch) -> No
             kept.append(arguments[-1])
             self._stack.forward(*arguments)
 
-    monkeypatch.setattr(cpu_provider, "make_stack", lambda *_: Spy(0, False, 30, (8, 2), True, 1))
+    monkeypatch.setattr(sequences, "make_stack", lambda *_: Spy(0, False, 30, (8, 2), True, 1))
     spec = StackSpec("rnn", (8, 2), input_size=30)
     problem = _problem(spec, 3, 12)
     with without():
         run_stack(spec, *problem[:3], "cpu")
     run_stack(spec, *problem[:3], "cpu")
     gc.collect()
-    cpu_provider._workshop._free.clear()
+    sequences._workshop._free.clear()
     assert kept == [False, True]
 
 
@@ -174,7 +174,7 @@ def test_working_memory_does_not_pile_up() -> None:
     alive = [run_stack(spec, weights, events, state, "cpu") for _ in range(9)]
     alive.clear()
     gc.collect()
-    assert len(cpu_provider._workshop._free[spec, torch.float64]) <= 2 * torch.get_num_threads()
+    assert len(sequences._workshop._free[spec, torch.float64]) <= 2 * torch.get_num_threads()
 
 
 def test_events_overwritten_before_the_backward_pass_are_noticed() -> None:

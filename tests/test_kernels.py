@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, cpu, run, run_models, run_stack
+from surrogate.kernels import (
+    PROVIDERS,
+    SpikeEvents,
+    StackSpec,
+    cpu,
+    providers,
+    run_models,
+    run_stack,
+)
 
 ARCHITECTURES = ("rnn", "gru", "lstm")
 built = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
@@ -255,11 +263,14 @@ def test_impossible_stacks_are_refused_with_value_and_range(arguments, message) 
 
 
 def test_a_device_without_kernels_falls_back_to_torch_and_says_so_once(capsys) -> None:
-    run._tell_once.cache_clear()
-    assert [run.default_provider("meta"), run.default_provider("meta")] == ["torch", "torch"]
+    providers._tell_once.cache_clear()
+    assert [providers.default_provider("meta"), providers.default_provider("meta")] == [
+        "torch",
+        "torch",
+    ]
     (line,) = capsys.readouterr().err.splitlines()
     assert "no Triton kernels for torch.float32 on meta here" in line
-    assert run.default_provider("cpu", torch.float16) == "torch"
+    assert providers.default_provider("cpu", torch.float16) == "torch"
 
 
 def test_triton_kernels_asked_for_where_they_cannot_run_say_why() -> None:

@@ -1,6 +1,6 @@
 // The C++ kernels as a Python module. SURROGATE_MODULE is its name, one per instruction-set level.
 //
-// `surrogate.kernels.cpu.provider` and `surrogate.kernels.stepper` are its only callers: they check shapes
+// `surrogate.kernels.cpu.sequences` and `surrogate.kernels.cpu.steps` are its only callers: they check shapes
 // and types, and pass the addresses of tensors. A step takes arrays through the buffer protocol instead,
 // so that one call costs no more than a fraction of a microsecond.
 #define PY_SSIZE_T_CLEAN

@@ -65,7 +65,9 @@ def usable(device: torch.device | str, dtype: torch.dtype = torch.float32) -> bo
     )
 
 
-def _check(weights: Mapping[str, Tensor]) -> None:
+def _check(spec: StackSpec, weights: Mapping[str, Tensor]) -> None:
+    if not spec.architecture.triton:
+        raise ValueError(f"the Triton kernels have no {spec.arch} layer; use provider 'reference'")
     first = weights["layers.0.weight_ih_l0"]
     if not usable(first.device, first.dtype):
         reason = available() or (
@@ -85,7 +87,7 @@ def run_stack_triton(
     ValueError
         If the kernels cannot run on the weights' device or in their dtype.
     """
-    _check(weights)
+    _check(spec, weights)
     from surrogate.kernels.triton.provider import run_stack_triton as run
 
     return run(spec, weights, events, state)
@@ -101,7 +103,7 @@ def run_models_triton(
     ValueError
         If the kernels cannot run on the weights' device or in their dtype.
     """
-    _check(weights)
+    _check(spec, weights)
     from surrogate.kernels.triton.provider import run_models_triton as run
 
     return run(spec, weights, events, state)

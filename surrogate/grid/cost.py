@@ -26,7 +26,7 @@ from surrogate.errors import DataError
 from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.task import cpu_model
-from surrogate.kernels import cpu, default_provider
+from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.run import finish
 from surrogate.run_folder import RunFolder
 from surrogate.training import JUDGING_SHARE, Progress, Trainer
@@ -165,8 +165,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
 def _key(experiment: Experiment, device: str) -> str:
     """What a measurement depends on."""
     recipe = experiment.recipe
-    provider = default_provider(device, arch=experiment.arch)
-    kernels = f"{provider} {cpu.level()}" if provider == "cpu" else provider
+    kernels = PROVIDERS[default_provider(device, arch=experiment.arch)].label
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(
         [

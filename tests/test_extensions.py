@@ -1,4 +1,4 @@
-"""An architecture that is defined outside the package, by one object, goes all the way."""
+"""An architecture and a provider defined outside the package, an object each, work throughout."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from surrogate.cli.main import main
 from surrogate.errors import UsageError
 from surrogate.kernels import (
     ARCHITECTURES,
+    PROVIDERS,
     Architecture,
+    Provider,
     SpikeEvents,
     StackSpec,
     Stepper,
     default_provider,
+    run_models,
     run_stack,
 )
 
@@ -107,3 +110,56 @@ def test_a_cpp_program_without_its_kernels_is_refused(tmp_path: Path) -> None:
     finally:
         device.reinit()
         set_device("runtime")
+
+
+class _Counting(Provider):
+    """The reference under another name, that tells how often it ran."""
+
+    name = "counting"
+    steps = shares_launches = True
+    runs = models = steppers = 0
+
+    def unavailable(self, arch, device, dtype) -> str | None:
+        return None if dtype == torch.float32 else f"not {dtype}"
+
+    def run(self, *arguments) -> tuple[Tensor, Tensor]:
+        self.runs += 1
+        return PROVIDERS["reference"].run(*arguments)
+
+    def run_models(self, *arguments) -> tuple[Tensor, Tensor]:
+        self.models += 1
+        return super().run_models(*arguments)
+
+    def stepper(self, *arguments):
+        self.steppers += 1
+        return PROVIDERS["reference"].stepper(*arguments)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> _Counting:
+    """A provider from outside, the first that is asked."""
+    provider, others = _Counting(), dict(PROVIDERS)
+    for name in others:
+        monkeypatch.delitem(PROVIDERS, name)
+    for each in (provider, *others.values()):
+        monkeypatch.setitem(PROVIDERS, each.name, each)
+    return provider
+
+
+@pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarning")
+def test_a_new_provider_is_chosen_and_trains_and_steps(counting, toy_data, tmp_path) -> None:
+    assert default_provider() == "counting"
+    assert default_provider(dtype=torch.float64) != "counting"
+    small = ["windows_per_epoch=8", "batch_size=4", "window_ms=100", "burn_in_ms=20"]
+    settings = [part for each in small for part in ("--set", each)]
+    where = ("--data", toy_data, "--out", tmp_path / "run")
+    _run("train", *where, "--arch", "rnn", "--hidden", "3-2", "--epochs", "1", "--json", *settings)
+    assert counting.runs > 2
+    spec = StackSpec("rnn", (3, 2), input_size=5)
+    weights = {name: torch.rand(2, *shape) for name, shape in spec.parameter_shapes().items()}
+    events = SpikeEvents.from_dense(torch.ones(1, 2, 5))
+    run_models(spec, weights, events, torch.zeros(2, 1, spec.state_size))
+    assert counting.models == 1
+    cells = SurrogateNeuron(2, random_model("rnn"))
+    Network(cells).run(2 * ms)
+    assert counting.steppers == 1

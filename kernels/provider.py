@@ -1,0 +1,108 @@
+"""What a provider is: one way to compute stacks, an object that a file defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogate.kernels.events import SpikeEvents
+from surrogate.kernels.spec import StackSpec
+
+__all__ = ["Provider", "Steps"]
+
+
+class Steps(Protocol):
+    """What advances the neurons of a :class:`surrogate.kernels.Stepper`."""
+
+    @property
+    def step(self) -> Callable[[NDArray[np.int16], NDArray[np.int32]], None]:
+        """As :attr:`surrogate.kernels.Stepper.step`."""
+
+    @property
+    def step_counts(self) -> Callable[[NDArray[np.int32], NDArray[np.int64]], None]:
+        """As :attr:`surrogate.kernels.Stepper.step_counts`."""
+
+
+class Provider:
+    """One implementation of ``run_stack``, and perhaps of ``run_models`` and of stepping.
+
+    A subclass gives :attr:`name`, :meth:`unavailable` and :meth:`run`; its object joins
+    :data:`surrogate.kernels.PROVIDERS`.
+
+    Attributes
+    ----------
+    name : str
+        Its key in :data:`surrogate.kernels.PROVIDERS`.
+    steps : bool
+        Whether :meth:`stepper` gives one.
+    shares_launches : bool
+        Whether :meth:`run_models` gains from running models together.
+    """
+
+    name: str
+    steps = False
+    shares_launches = False
+
+    @property
+    def label(self) -> str:
+        """The name, with what else decides its speed on this machine."""
+        return self.name
+
+    def suits(self, device: torch.device) -> bool:
+        """Whether it may be used on such a device without being asked for."""
+        return True
+
+    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why it cannot compute weights of this device and dtype, in a few words; None if it can.
+
+        ``arch`` is a key of :data:`surrogate.kernels.ARCHITECTURES`; None leaves it open.
+        """
+        raise NotImplementedError
+
+    def run(
+        self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :func:`surrogate.kernels.run_stack`, whose arguments have been checked."""
+        raise NotImplementedError
+
+    def run_models(
+        self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :func:`surrogate.kernels.run_models`; here one model after the other."""
+        models, batch, _ = state.shape
+        results = [
+            self.run(
+                spec,
+                {name: value[model] for name, value in weights.items()},
+                events if events.batch == batch else events.slice_batch(model * batch, batch),
+                state[model],
+            )
+            for model in range(models)
+        ]
+        outputs, final = zip(*results, strict=True)
+        return torch.stack(outputs), torch.stack(final)
+
+    def stepper(
+        self,
+        spec: StackSpec,
+        weights: Mapping[str, Tensor],
+        state: NDArray[Any],
+        outputs: NDArray[Any],
+        threads: int,
+    ) -> Steps | None:
+        """What steps neurons on the CPU, in the caller's arrays; None if it only runs sequences.
+
+        Parameters
+        ----------
+        spec : StackSpec
+        weights : mapping of str to Tensor
+            Checked copies in canonical order, with a leading axis where each neuron has its own.
+        state, outputs : NDArray [N, spec.state_size] and [N, 2]
+        threads : int
+        """
+        return None
