@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from surrogate import bootstrap as resampling
 from surrogate.errors import DataError, UsageError
 from surrogate.model_file import Model, save
-from surrogate.prediction import (
-    Progress,
-    predict_dataset,
-    predict_events,
-)
+from surrogate.prediction import Progress
 from surrogate.protocols import PROTOCOLS, Outputs, run_protocol
 from surrogate.scores import (
     FALSE_POSITIVE_RATES,
@@ -38,8 +34,6 @@ __all__ = [
     "choose_rule",
     "evaluate",
     "judge",
-    "predict_dataset",
-    "predict_events",
     "rewrite_rule",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,14 +137,14 @@ class _Counting(Provider):
 
 
 @pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> _Counting:
+def counting() -> Iterator[_Counting]:
     """A provider from outside, the first that is asked."""
     provider, others = _Counting(), dict(PROVIDERS)
-    for name in others:
-        monkeypatch.delitem(PROVIDERS, name)
-    for each in (provider, *others.values()):
-        monkeypatch.setitem(PROVIDERS, each.name, each)
-    return provider
+    PROVIDERS.clear()
+    PROVIDERS.update({"counting": provider, **others})
+    yield provider
+    PROVIDERS.clear()  # the order is what decides: give it back as it was
+    PROVIDERS.update(others)
 
 
 @pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarning")
