@@ -1,6 +1,6 @@
 // What a layer's units do once their gates are summed, and the way back; one block of units, some rows.
 //
-// Equations: kernels/reference.py. Pointers are to the first row; `row` steps are given per array.
+// Equations: kernels/architectures.py. Pointers are to the first row; `row` steps are given per array.
 #ifndef SURROGATE_CELLS_H
 #define SURROGATE_CELLS_H
 

@@ -34,7 +34,7 @@ def _tanh(x):
 
 @triton.jit
 def cell(ARCH: tl.constexpr, from_input, from_hidden, bias, h, c):
-    """One layer, one step; the equations are those of ``surrogate.kernels.reference``.
+    """One layer, one step; the equations are those of ``surrogate.kernels.architectures``.
 
     ``from_input`` and ``from_hidden`` are tuples by gate, without biases; ``bias`` is one by slot.
     Returns the slots, the new h and the new c (the old one where a cell has none).
