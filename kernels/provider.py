@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ class Steps(Protocol):
         """As :attr:`surrogate.kernels.Stepper.step_counts`."""
 
 
-class Provider:
+class Provider(ABC):
     """One implementation of ``run_stack``, and perhaps of ``run_models`` and of stepping.
 
     A subclass gives :attr:`name`, :meth:`unavailable` and :meth:`run`; its object joins
@@ -57,18 +58,18 @@ class Provider:
         """Whether it may be used on such a device without being asked for."""
         return True
 
+    @abstractmethod
     def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why it cannot compute weights of this device and dtype, in a few words; None if it can.
 
         ``arch`` is a key of :data:`surrogate.kernels.ARCHITECTURES`; None leaves it open.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def run(
         self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As :func:`surrogate.kernels.run_stack`, whose arguments have been checked."""
-        raise NotImplementedError
 
     def run_models(
         self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
