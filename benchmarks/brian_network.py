@@ -29,8 +29,8 @@ import torch
 
 from surrogate.files import atomic_write_text
 from surrogate.grid.task import cpu_model
-from surrogate.model_file import Model, ModelCard
-from surrogate.stack import RecurrentStack
+from surrogate.model.model_file import Model, ModelCard
+from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from brian2 import Network

@@ -7,7 +7,7 @@ import torch
 from surrogate.benchmarks.problems import Case
 from surrogate.errors import UsageError
 from surrogate.kernels import ARCHITECTURES, StackSpec
-from surrogate.stack import parse_hidden_sizes
+from surrogate.model.stack import parse_hidden_sizes
 
 __all__ = ["goal", "goal_cases", "select_cases"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surrogate.datasets.plot import save_figure
+from surrogate.plots.trials import save_figure
 
 __all__ = ["plot_ratios"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from surrogate.datasets import sample_path
-from surrogate.datasets.l5pc_hdf5 import L5pcFile
-from surrogate.datasets.sources import file_digest
+from surrogate.datasets.sources.detect import file_digest
+from surrogate.datasets.sources.l5pc_hdf5 import L5pcFile
 from surrogate.datasets.trial import Trial
 from surrogate.datasets.writer import DatasetWriter
 from surrogate.files import atomic_path

@@ -23,11 +23,11 @@ from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
 from surrogate.kernels import default_provider
-from surrogate.recipe import load_recipe
-from surrogate.run_folder import RunConfig, RunFolder
-from surrogate.stack import parse_hidden_sizes
-from surrogate.training import Progress, Trainer
-from surrogate.training_loop import train_together
+from surrogate.model.stack import parse_hidden_sizes
+from surrogate.training.loop import train_together
+from surrogate.training.recipe import load_recipe
+from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.trainer import Progress, Trainer
 
 __all__ = ["measure"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surrogate.brian_bridge.thresholds import Level, Threshold
 from surrogate.errors import UsageError
-from surrogate.model_file import Model, ModelCard, load
+from surrogate.model.model_file import Model, ModelCard, load
 
 __all__ = ["ModelSource", "Population"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.model_file import ModelCard
+from surrogate.model.model_file import ModelCard
 
 __all__ = ["KINDS", "MIN_BINS", "input_rates", "range_warnings"]
 

@@ -238,7 +238,7 @@ def plot(
     With --json, one object: out, trial, start, stop, output_spikes_ms.
     """
     from surrogate import datasets
-    from surrogate.datasets.plot import plot_trial, save_figure
+    from surrogate.plots.trials import plot_trial, save_figure
 
     out = Path(f"trial-{trial}.png") if out is None else out
     with datasets.open(file) as opened:

@@ -15,8 +15,8 @@ from surrogate.cli._common import emit, json_option, threads_option
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from surrogate.model_file import Model
-    from surrogate.protocols import Outputs
+    from surrogate.evaluation.protocols import Outputs
+    from surrogate.model.model_file import Model
 
 __all__ = ["evaluate"]
 
@@ -128,10 +128,10 @@ def evaluate(
     import torch
 
     import surrogate
-    from surrogate import evaluation
     from surrogate.errors import UsageError
-    from surrogate.evaluation_plots import roc_in_terminal
-    from surrogate.protocols import run_protocol
+    from surrogate.evaluation import evaluate as evaluation
+    from surrogate.evaluation.protocols import run_protocol
+    from surrogate.plots.evaluation import roc_in_terminal
 
     torch.set_num_threads(threads)
     loaded = surrogate.load(model)
@@ -174,7 +174,7 @@ def _advance(bar: ProgressBar[Any]) -> Callable[[int, int], None]:
 
 
 def _draw(folder: Path, model: Model, outputs: Outputs) -> list[Path]:
-    from surrogate.evaluation_plots import plot_roc, plot_traces
+    from surrogate.plots.evaluation import plot_roc, plot_traces
 
     drawn = []
     for kind in ("png", "svg"):

@@ -206,8 +206,8 @@ def _run(
     from surrogate.grid.ledger import Ledger
     from surrogate.grid.scheduler import run_grid
     from surrogate.grid.time_left import in_order
-    from surrogate.training import Interrupted
-    from surrogate.training_loop import stop_on_signals
+    from surrogate.training.loop import stop_on_signals
+    from surrogate.training.trainer import Interrupted
 
     experiments = planned.experiments()
     ledger = Ledger(folder, experiments)
@@ -257,7 +257,7 @@ def _local_workers(options: dict[str, Any]) -> tuple[list[str], int]:
 
 def _calibrate(experiments: list[Experiment], dataset: Dataset, device: str) -> dict[str, float]:
     from surrogate.grid.cost import calibrate
-    from surrogate.training import Interrupted
+    from surrogate.training.trainer import Interrupted
 
     def say(name: str) -> None:
         click.echo(f"timing {name}", err=True)

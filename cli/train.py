@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
     from surrogate.datasets import Dataset
-    from surrogate.run_folder import RunConfig, RunFolder
-    from surrogate.training import Progress, Trainer
+    from surrogate.training.run_folder import RunConfig, RunFolder
+    from surrogate.training.trainer import Progress, Trainer
 
 __all__ = ["train"]
 
@@ -82,8 +82,8 @@ def train(as_json: bool, **options: Any) -> None:
 
     from surrogate import datasets
     from surrogate.errors import UsageError
-    from surrogate.run_folder import RunFolder
-    from surrogate.training import Trainer
+    from surrogate.training.run_folder import RunFolder
+    from surrogate.training.trainer import Trainer
 
     for name in ("resume", "out", "data", "hidden"):
         if options[name] == "":
@@ -114,8 +114,8 @@ def train(as_json: bool, **options: Any) -> None:
 
 
 def _train(trainer: Trainer, options: dict[str, Any]) -> dict[str, Any]:
-    from surrogate.run import finish
-    from surrogate.training import Interrupted
+    from surrogate.training.finish import finish
+    from surrogate.training.trainer import Interrupted
 
     if options["resume"]:
         note = trainer.resume()
@@ -167,9 +167,9 @@ def _device(wanted: str | None) -> str:
 def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
     from surrogate.errors import UsageError
     from surrogate.kernels import ARCHITECTURES
-    from surrogate.recipe import load_recipe
-    from surrogate.run_folder import RunConfig
-    from surrogate.stack import parse_hidden_sizes
+    from surrogate.model.stack import parse_hidden_sizes
+    from surrogate.training.recipe import load_recipe
+    from surrogate.training.run_folder import RunConfig
 
     arch = options["arch"]
     if arch not in ARCHITECTURES:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surrogate import datasets
-    from surrogate.model_file import Model, load
-    from surrogate.stack import RecurrentStack
+    from surrogate.model.model_file import Model, load
+    from surrogate.model.stack import RecurrentStack
 
 # Without what needs Brian2, so that a star import works where Brian2 is missing.
 __all__ = ["Model", "RecurrentStack", "__version__", "datasets", "load"]
@@ -30,9 +30,9 @@ _HOMES = {
     "ArtificialUnits": "surrogate.brian_bridge",
     "SurrogateNeuron": "surrogate.brian_bridge",
     "datasets": "surrogate.datasets",
-    "Model": "surrogate.model_file",
-    "load": "surrogate.model_file",
-    "RecurrentStack": "surrogate.stack",
+    "Model": "surrogate.model.model_file",
+    "load": "surrogate.model.model_file",
+    "RecurrentStack": "surrogate.model.stack",
 }
 
 

@@ -11,8 +11,8 @@ from brian2 import NeuronGroup, SpikeGeneratorGroup, Synapses, ms
 from numpy.typing import NDArray
 
 from surrogate.kernels import SpikeEvents, run_stack
-from surrogate.model_file import Model, ModelCard
-from surrogate.stack import RecurrentStack
+from surrogate.model.model_file import Model, ModelCard
+from surrogate.model.stack import RecurrentStack
 
 # pytest's handler would format every line of Brian2's log, however fine: ten times the run time.
 logging.getLogger("brian2").propagate = False

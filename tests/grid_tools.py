@@ -24,7 +24,7 @@ from surrogate.grid.lease import read_lease
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.request import read_request
 from surrogate.grid.task import Outcome, take_up
-from surrogate.recipe import load_recipe
+from surrogate.training.recipe import load_recipe
 
 SMALL = {
     "arch": ["rnn", "lstm"],

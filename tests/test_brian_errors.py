@@ -27,7 +27,7 @@ from brian_tools import random_model
 from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import Level, Stochastic
 from surrogate.errors import DataError, UsageError
-from surrogate.model_file import save
+from surrogate.model.model_file import save
 
 
 @pytest.fixture(autouse=True)

@@ -43,8 +43,8 @@ from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import Level, LocalPeak, RisingEdge, Stochastic, warm_state
 from surrogate.brian_bridge.philox import philox, uniform
 from surrogate.errors import UsageError
-from surrogate.model_file import save
-from surrogate.spike_rule import SpikeRule
+from surrogate.model.model_file import save
+from surrogate.model.spike_rule import SpikeRule
 
 STEPS = 80
 

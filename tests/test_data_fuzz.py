@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from surrogate import datasets
-from surrogate.datasets.pickle_bytes import UnsafePickleError
-from surrogate.datasets.pickles import load_pickle
-from surrogate.datasets.sources import open_source
+from surrogate.datasets.sources.detect import open_source
+from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
+from surrogate.datasets.sources.pickles import load_pickle
 from surrogate.datasets.validate import validate
 from surrogate.errors import DataError
 

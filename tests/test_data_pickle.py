@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from surrogate.datasets.l5pc_hdf5 import L5pcFile
-from surrogate.datasets.l5pc_pickle import PickleFile
-from surrogate.datasets.pickle_bytes import UnsafePickleError
-from surrogate.datasets.pickles import _INSTRUCTIONS, PickledArray, _Machine, load_pickle
-from surrogate.datasets.sources import open_source
+from surrogate.datasets.sources.detect import open_source
+from surrogate.datasets.sources.l5pc_hdf5 import L5pcFile
+from surrogate.datasets.sources.l5pc_pickle import PickleFile
+from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
+from surrogate.datasets.sources.pickles import _INSTRUCTIONS, PickledArray, _Machine, load_pickle
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
 
@@ -164,7 +164,7 @@ def test_runs_of_python_2_numbers_are_read_at_once_and_as_pickle_reads_them(dtyp
 def test_a_run_of_numbers_across_the_end_of_the_buffer_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("surrogate.datasets.pickle_bytes._CHUNK", 1000)
+    monkeypatch.setattr("surrogate.datasets.sources.pickle_bytes._CHUNK", 1000)
     values = np.arange(500)
     *_, numbers = load_pickle(io.BytesIO(python2_numbers(values) + b"e\x87."))
     assert numbers == values.tolist()
@@ -273,7 +273,7 @@ def test_deep_nesting_neither_crashes_nor_hangs(tmp_path: Path, what: str) -> No
     )
     script = (
         "import sys; from pathlib import Path\n"
-        "from surrogate.datasets.sources import open_source\n"
+        "from surrogate.datasets.sources.detect import open_source\n"
         "try: open_source(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__)"
     )

@@ -17,14 +17,14 @@ import surrogate
 from surrogate import RecurrentStack, datasets
 from surrogate.cli.main import cli, main
 from surrogate.errors import DataError, UsageError
-from surrogate.evaluation import choose_rule, evaluate, judge, rewrite_rule
-from surrogate.evaluation_plots import plot_roc, plot_traces, roc_in_terminal
+from surrogate.evaluation.evaluate import choose_rule, evaluate, judge, rewrite_rule
+from surrogate.evaluation.protocols import PROTOCOLS, run_protocol
+from surrogate.evaluation.scores import spike_scores, voltage_scores
 from surrogate.kernels import SpikeEvents
-from surrogate.model_file import Model, ModelCard, save
-from surrogate.prediction import predict_dataset, predict_events
-from surrogate.protocols import PROTOCOLS, run_protocol
-from surrogate.scores import spike_scores, voltage_scores
-from surrogate.windows import Batch, plan_judged_windows, read_batch
+from surrogate.model.model_file import Model, ModelCard, save
+from surrogate.model.prediction import predict_dataset, predict_events
+from surrogate.plots.evaluation import plot_roc, plot_traces, roc_in_terminal
+from surrogate.training.windows import Batch, plan_judged_windows, read_batch
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from surrogate.grid.cluster import DaskEngine
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
-from surrogate.training import Interrupted
+from surrogate.training.trainer import Interrupted
 
 GRID: dict[str, Any] = {
     "arch": "lstm",

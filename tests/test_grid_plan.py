@@ -15,7 +15,7 @@ from surrogate.errors import DataError, UsageError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid, plan_grid
 from surrogate.grid.request import Request, read_grid_file, read_request
-from surrogate.recipe import load_recipe
+from surrogate.training.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)

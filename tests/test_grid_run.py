@@ -25,7 +25,7 @@ from surrogate.grid import task
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
-from surrogate.training import Interrupted
+from surrogate.training.trainer import Interrupted
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from surrogate.grid.ledger import Row
 from surrogate.grid.packs import take_pack
 from surrogate.grid.request import Request
 from surrogate.grid.time_left import in_order, seconds_left
-from surrogate.recipe import load_recipe
-from surrogate.training import Trainer
+from surrogate.training.recipe import load_recipe
+from surrogate.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)

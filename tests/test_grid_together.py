@@ -16,7 +16,6 @@ from grid_tools import (
     take_together,
 )
 
-from surrogate import training_loop
 from surrogate.grid import task
 from surrogate.grid.folder import ExperimentFolder
 from surrogate.grid.lease import Lease, read_lease
@@ -25,6 +24,7 @@ from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
 from surrogate.kernels import triton
 from surrogate.report.runs import read_run
+from surrogate.training import loop as training_loop
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import surrogate
 from surrogate import RecurrentStack, datasets
 from surrogate.errors import DataError
-from surrogate.model_file import ModelCard, load, save
+from surrogate.model.model_file import ModelCard, load, save
 
 MODULES = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from surrogate.errors import DataError, UsageError
-from surrogate.recipe import BUILT_IN, load_recipe
+from surrogate.training.recipe import BUILT_IN, load_recipe
 
 
 def test_blog_recipe_is_the_blog_post_to_the_letter() -> None:

@@ -19,7 +19,7 @@ from report_tools import Page, assert_accessible, assert_self_contained
 
 from surrogate import RecurrentStack
 from surrogate.errors import DataError, UsageError
-from surrogate.model_file import ModelCard, save
+from surrogate.model.model_file import ModelCard, save
 from surrogate.report import drawings
 from surrogate.report.grid_report import write_grid_report
 from surrogate.report.model_report import write_model_report

@@ -10,11 +10,11 @@ import pytest
 
 from surrogate.grid.experiment import Experiment
 from surrogate.kernels import StackSpec
-from surrogate.recipe import load_recipe
 from surrogate.report import blog
 from surrogate.report.runs import Run
 from surrogate.report.summary import best_of_each, csv_text, ranked, row, shares
 from surrogate.report.svg import draw
+from surrogate.training.recipe import load_recipe
 
 
 def _run(arch: str, sizes: Sequence[int], auc: float | None, unstable: bool = False, seed: int = 0):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from surrogate import bootstrap
-from surrogate.scores import (
+from surrogate.evaluation import bootstrap
+from surrogate.evaluation.scores import (
     bin_nll,
     coincidences,
     ideal_thresholds,

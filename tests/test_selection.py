@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from surrogate.selection import Selection, instability
+from surrogate.training.selection import Selection, instability
 
 
 def _entry(epoch: int, auc: float | None, nll: float | None = 1.0, spread: float | None = 1.0):

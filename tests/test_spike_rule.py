@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surrogate.evaluation import REFRACTORY_MS, choose_rule
-from surrogate.spike_rule import SpikeRule, match_output_rate
+from surrogate.evaluation.evaluate import REFRACTORY_MS, choose_rule
+from surrogate.model.spike_rule import SpikeRule, match_output_rate
 
 
 def _emit_one_bin_at_a_time(logits: np.ndarray, level: float, refractory_ms: int) -> np.ndarray:

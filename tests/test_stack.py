@@ -8,7 +8,7 @@ import torch
 from surrogate import RecurrentStack
 from surrogate.errors import UsageError
 from surrogate.kernels import ARCHITECTURES, SpikeEvents
-from surrogate.stack import parse_hidden_sizes
+from surrogate.model.stack import parse_hidden_sizes
 
 
 def _events(batch: int, steps: int, inputs: int) -> SpikeEvents:

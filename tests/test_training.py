@@ -18,12 +18,12 @@ import torch
 
 from surrogate import datasets
 from surrogate.errors import DataError, SurrogateError, UsageError
-from surrogate.initial_weights import initialise
-from surrogate.recipe import Recipe, load_recipe
-from surrogate.run_folder import RunConfig, RunFolder
-from surrogate.stack import RecurrentStack
-from surrogate.training import Interrupted, Trainer, loss_terms
-from surrogate.windows import Batch, plan_judged_windows
+from surrogate.model.stack import RecurrentStack
+from surrogate.training.initial_weights import initialise
+from surrogate.training.recipe import Recipe, load_recipe
+from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.trainer import Interrupted, Trainer, loss_terms
+from surrogate.training.windows import Batch, plan_judged_windows
 
 SMALL = {"windows_per_epoch": 8, "batch_size": 4, "window_ms": 100, "epochs": 4}
 

@@ -9,9 +9,9 @@ import pytest
 
 from surrogate import datasets
 from surrogate.kernels import cpu, run
-from surrogate.recipe import load_recipe
-from surrogate.run_folder import RunConfig, RunFolder
-from surrogate.training import Trainer
+from surrogate.training.recipe import load_recipe
+from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.trainer import Trainer
 
 
 def _curve(provider: str, arch: str, folder: Path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:

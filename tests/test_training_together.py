@@ -9,7 +9,7 @@ import pytest
 import torch
 from together_tools import assert_same_runs, train, trainers
 
-from surrogate.training_loop import train_together
+from surrogate.training.loop import train_together
 
 SMALL = {"windows_per_epoch": 8, "batch_size": 4, "window_ms": 100, "epochs": 3}
 

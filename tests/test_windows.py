@@ -9,7 +9,7 @@ import torch
 from surrogate import datasets
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
-from surrogate.windows import jitter_events, plan_windows, read_batch
+from surrogate.training.windows import jitter_events, plan_windows, read_batch
 
 TRIALS = np.array([3, 5, 8, 9])
 

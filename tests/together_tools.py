@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from surrogate import datasets
-from surrogate.recipe import load_recipe
-from surrogate.run_folder import RunConfig, RunFolder
-from surrogate.training import Trainer
-from surrogate.training_loop import train_together
+from surrogate.training.loop import train_together
+from surrogate.training.recipe import load_recipe
+from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.trainer import Trainer
 
 #: Learning rate, class weight and seed of each run.
 CHOICES = ((0.001, 1.0, 0), (0.01, 20.0, 0), (0.006, 5.0, 1))

@@ -19,7 +19,7 @@ import numpy as np
 
 from surrogate.datasets.layout import SPLITS
 from surrogate.datasets.reader import Dataset
-from surrogate.datasets.sources import file_digest, is_converted, open_source
+from surrogate.datasets.sources.detect import file_digest, is_converted, open_source
 from surrogate.datasets.trial import Trial
 from surrogate.datasets.writer import DatasetWriter
 from surrogate.errors import DataError, UsageError

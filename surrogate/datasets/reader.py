@@ -40,7 +40,7 @@ _LABELS = ("exact", "legacy")
 
 def sample_path() -> Path:
     """Where the bundled sample lies."""
-    return Path(__file__).resolve().parent.parent / "sample" / "l5pc-sample.h5"
+    return Path(__file__).resolve().parent / "sample" / "l5pc-sample.h5"
 
 
 def open(path: str | os.PathLike[str] | None = None) -> Dataset:

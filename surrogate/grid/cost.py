@@ -27,9 +27,9 @@ from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.task import cpu_model
 from surrogate.kernels import PROVIDERS, default_provider
-from surrogate.run import finish
-from surrogate.run_folder import RunFolder
-from surrogate.training import JUDGING_SHARE, Progress, Trainer
+from surrogate.training.finish import finish
+from surrogate.training.run_folder import RunFolder
+from surrogate.training.trainer import JUDGING_SHARE, Progress, Trainer
 
 __all__ = ["StepCost", "calibrate", "disk_bytes"]
 

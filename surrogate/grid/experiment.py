@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 
 from surrogate.kernels import StackSpec
-from surrogate.recipe import Recipe
-from surrogate.run_folder import RunConfig
+from surrogate.training.recipe import Recipe
+from surrogate.training.run_folder import RunConfig
 
 __all__ = ["Experiment"]
 

@@ -18,7 +18,7 @@ from typing import Any
 from surrogate.errors import DataError, UsageError
 from surrogate.files import atomic_write_text, explain_os_error
 from surrogate.grid.grid import Grid
-from surrogate.run_folder import RunFolder
+from surrogate.training.run_folder import RunFolder
 
 __all__ = ["ExperimentFolder", "GridFolder"]
 

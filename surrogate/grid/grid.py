@@ -19,8 +19,8 @@ import surrogate
 from surrogate.errors import UsageError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
-from surrogate.recipe import Recipe, load_recipe
-from surrogate.windows import plan_windows
+from surrogate.training.recipe import Recipe, load_recipe
+from surrogate.training.windows import plan_windows
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset

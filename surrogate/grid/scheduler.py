@@ -12,7 +12,7 @@ from surrogate.errors import DataError
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.packs import take_pack
 from surrogate.grid.task import Outcome
-from surrogate.training import Interrupted
+from surrogate.training.trainer import Interrupted
 
 __all__ = ["Engine", "run_grid"]
 

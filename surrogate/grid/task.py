@@ -25,11 +25,11 @@ from surrogate.grid.folder import ExperimentFolder, GridFolder
 from surrogate.grid.grid import versions
 from surrogate.grid.lease import Lease
 from surrogate.kernels import default_provider, triton
-from surrogate.run import finish
-from surrogate.run_folder import FolderInUse
-from surrogate.selection import instability
-from surrogate.training import Progress, Trainer
-from surrogate.training_loop import stop_on_signals, train_together
+from surrogate.training.finish import finish
+from surrogate.training.loop import stop_on_signals, train_together
+from surrogate.training.run_folder import FolderInUse
+from surrogate.training.selection import instability
+from surrogate.training.trainer import Progress, Trainer
 
 __all__ = ["Outcome", "cpu_model", "run_experiments", "take_up"]
 

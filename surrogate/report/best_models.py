@@ -11,10 +11,10 @@ from typing import Any
 from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError, UsageError
-from surrogate.evaluation import evaluate
+from surrogate.evaluation.evaluate import evaluate
+from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.grid.grid import Grid
-from surrogate.model_file import Model, load
-from surrogate.protocols import Outputs, run_protocol
+from surrogate.model.model_file import Model, load
 from surrogate.report.runs import Run
 from surrogate.report.summary import configuration_name
 

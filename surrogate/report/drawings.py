@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from surrogate.evaluation_plots import plot_roc, plot_traces
-from surrogate.learning_curve import plot_learning_curve
-from surrogate.protocols import Outputs
+from surrogate.evaluation.protocols import Outputs
+from surrogate.model.spike_rule import SpikeRule
+from surrogate.plots.evaluation import plot_roc, plot_traces
+from surrogate.plots.learning_curve import plot_learning_curve
 from surrogate.report import blog, figures
 from surrogate.report.best_models import Judged
 from surrogate.report.runs import Run
 from surrogate.report.summary import best_of_each, configuration_name
 from surrogate.report.svg import Drawing, draw
-from surrogate.spike_rule import SpikeRule
 
 __all__ = [
     "draw_curves",

@@ -8,9 +8,9 @@ from typing import Any
 
 from surrogate import datasets
 from surrogate.errors import SurrogateError
-from surrogate.evaluation import evaluate
-from surrogate.model_file import Model, ModelCard, load
-from surrogate.protocols import run_protocol
+from surrogate.evaluation.evaluate import evaluate
+from surrogate.evaluation.protocols import run_protocol
+from surrogate.model.model_file import Model, ModelCard, load
 from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
 from surrogate.report.page import check_out, now, render, versions, write_report
 from surrogate.report.runs import read_metrics

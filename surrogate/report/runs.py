@@ -12,7 +12,7 @@ from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder
-from surrogate.run_folder import RunFolder
+from surrogate.training.run_folder import RunFolder
 
 __all__ = ["Run", "read_metrics", "read_run"]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from together_tools import assert_same_runs, train, trainers
 
-from surrogate import training_loop
 from surrogate.kernels import SpikeEvents, StackSpec, run, triton
 from surrogate.kernels.triton import provider
 from surrogate.kernels.triton.layout import StackLayout, Tiling
+from surrogate.training import loop as training_loop
 
 SMALL = {"windows_per_epoch": 2, "batch_size": 1, "window_ms": 6, "epochs": 2}
 

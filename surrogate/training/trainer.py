@@ -18,15 +18,15 @@ from torch import Tensor
 
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
-from surrogate.evaluation import judge
-from surrogate.initial_weights import initialise
+from surrogate.evaluation.evaluate import judge
 from surrogate.kernels import SpikeEvents
-from surrogate.recipe import Recipe
-from surrogate.run_folder import RunConfig, RunFolder
-from surrogate.selection import Selection
-from surrogate.stack import RecurrentStack
-from surrogate.training_loop import stop_on_signals, train_together
-from surrogate.windows import (
+from surrogate.model.stack import RecurrentStack
+from surrogate.training.initial_weights import initialise
+from surrogate.training.loop import stop_on_signals, train_together
+from surrogate.training.recipe import Recipe
+from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.selection import Selection
+from surrogate.training.windows import (
     Batch,
     jitter_events,
     plan_judged_windows,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
+from surrogate.evaluation.scores import VOLTAGE_CLIP_MV, Roc, ideal_thresholds, roc_of, sigmoid
 from surrogate.files import atomic_path
-from surrogate.scores import VOLTAGE_CLIP_MV, Roc, ideal_thresholds, roc_of, sigmoid
-from surrogate.spike_rule import SpikeRule
+from surrogate.model.spike_rule import SpikeRule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 import surrogate
-from surrogate.evaluation import choose_rule, evaluate
-from surrogate.evaluation_plots import plot_roc, plot_traces
-from surrogate.learning_curve import plot_learning_curve
-from surrogate.model_file import Model, ModelCard, save
-from surrogate.protocols import Outputs, run_protocol
-from surrogate.selection import instability
-from surrogate.training import Trainer
+from surrogate.evaluation.evaluate import choose_rule, evaluate
+from surrogate.evaluation.protocols import Outputs, run_protocol
+from surrogate.model.model_file import Model, ModelCard, save
+from surrogate.plots.evaluation import plot_roc, plot_traces
+from surrogate.plots.learning_curve import plot_learning_curve
+from surrogate.training.selection import instability
+from surrogate.training.trainer import Trainer
 
 __all__ = ["finish"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
-from surrogate.prediction import Progress, predict_dataset
-from surrogate.stack import RecurrentStack
+from surrogate.model.prediction import Progress, predict_dataset
+from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset

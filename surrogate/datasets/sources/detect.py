@@ -9,10 +9,15 @@ from typing import Any, Protocol
 
 import h5py
 
-from surrogate.datasets.l5pc_hdf5 import L5PC_FORMAT, L5pcFile
-from surrogate.datasets.l5pc_pickle import DAMAGED, PickleFile, looks_like_pickle, open_compressed
 from surrogate.datasets.layout import FORMAT
 from surrogate.datasets.reader import Dataset
+from surrogate.datasets.sources.l5pc_hdf5 import L5PC_FORMAT, L5pcFile
+from surrogate.datasets.sources.l5pc_pickle import (
+    DAMAGED,
+    PickleFile,
+    looks_like_pickle,
+    open_compressed,
+)
 from surrogate.datasets.storage import attribute, open_hdf5, reading
 from surrogate.datasets.trial import Header, Trial
 from surrogate.errors import DataError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
-from surrogate.stack import RecurrentStack
+from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset

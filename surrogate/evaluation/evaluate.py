@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate import bootstrap as resampling
 from surrogate.errors import DataError, UsageError
-from surrogate.model_file import Model, save
-from surrogate.prediction import Progress
-from surrogate.protocols import PROTOCOLS, Outputs, run_protocol
-from surrogate.scores import (
+from surrogate.evaluation import bootstrap as resampling
+from surrogate.evaluation.protocols import PROTOCOLS, Outputs, run_protocol
+from surrogate.evaluation.scores import (
     FALSE_POSITIVE_RATES,
     coincidences,
     ideal_thresholds,
@@ -22,8 +20,10 @@ from surrogate.scores import (
     spike_scores,
     voltage_scores,
 )
-from surrogate.spike_rule import SpikeRule, match_output_rate
-from surrogate.windows import Batch
+from surrogate.model.model_file import Model, save
+from surrogate.model.prediction import Progress
+from surrogate.model.spike_rule import SpikeRule, match_output_rate
+from surrogate.training.windows import Batch
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -96,7 +96,7 @@ def judge(
     -------
     dict
         ``roc_auc``, ``average_precision``, ``nll`` (nats per bin), ``voltage_rmse_mv``, and
-        ``spread``, which is :func:`surrogate.scores.logit_gap`. A score that does not
+        ``spread``, which is :func:`surrogate.evaluation.scores.logit_gap`. A score that does not
         exist, for want of spikes or because outputs are not finite, is None.
     """
     names = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
@@ -131,7 +131,7 @@ def evaluate(
     dataset : Dataset
     split : "train" | "valid" | "test" | "all"
     protocol : "stateful" | "blog" | "published"
-        See :data:`surrogate.protocols.PROTOCOLS`.
+        See :data:`surrogate.evaluation.protocols.PROTOCOLS`.
     labels : "exact" | "legacy", optional
         Spike times; by default exact, for the published protocol legacy.
     bootstrap : int
@@ -141,8 +141,8 @@ def evaluate(
     progress : callable, optional
         Called with (bins done, bins in all).
     outputs : Outputs, optional
-        What :func:`surrogate.protocols.run_protocol` gave for the same arguments, to be scored
-        without another run.
+        What :func:`~surrogate.evaluation.protocols.run_protocol` gave for the same arguments, to be
+        scored without another run.
 
     Returns
     -------

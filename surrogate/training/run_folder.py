@@ -22,7 +22,7 @@ import torch
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error
-from surrogate.recipe import Recipe
+from surrogate.training.recipe import Recipe
 
 __all__ = ["FolderInUse", "RunConfig", "RunFolder"]
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from surrogate.errors import DataError
 from surrogate.files import atomic_path, explain_os_error
 from surrogate.kernels import SpikeEvents, StackSpec
-from surrogate.prediction import predict_dataset, predict_events
-from surrogate.spike_rule import SpikeRule
-from surrogate.stack import RecurrentStack
+from surrogate.model.prediction import predict_dataset, predict_events
+from surrogate.model.spike_rule import SpikeRule
+from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -64,7 +64,7 @@ class ModelCard:
         Channels ``0 .. n_excitatory - 1`` are excitatory synapses, the others inhibitory, both in
         the order of ``segments``.
     spike_rule : dict or None
-        Fields of :class:`surrogate.spike_rule.SpikeRule`; None until one has been chosen.
+        Fields of :class:`surrogate.model.spike_rule.SpikeRule`; None until one has been chosen.
     segments : dict of str to list
         Type, ``length_um``, ``distance_um`` (from the soma) and section of each dendritic segment.
     resting_voltage_mv : float

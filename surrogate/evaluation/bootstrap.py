@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.scores import FALSE_POSITIVE_RATES, bin_nll, voltage_pairs
+from surrogate.evaluation.scores import FALSE_POSITIVE_RATES, bin_nll, voltage_pairs
 
 __all__ = ["draw_weights", "intervals", "resampled_scores"]
 
@@ -54,12 +54,12 @@ def resampled_scores(
         From :func:`draw_weights`.
     logits, spikes, voltage, target : array [N, T]
     rescale_voltage : bool
-        See :func:`surrogate.scores.voltage_pairs`; the scaling is that of all trials.
+        See :func:`surrogate.evaluation.scores.voltage_pairs`; the scaling is that of all trials.
 
     Returns
     -------
     dict of float64 [R]
-        By the names of :func:`surrogate.scores.spike_scores` and ``voltage_scores``, and
+        By the names of :func:`surrogate.evaluation.scores.spike_scores` and ``voltage_scores``, and
         ``tpr_at_fpr <FPR>``. Scores of a resample without a spike are NaN where they need one.
     """
     scores: Scores = {"nll": _weighted_mean(weights, bin_nll(logits, spikes))}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.datasets import Dataset
-from surrogate.recipe import SHORTEST_MEMORY_MS, Recipe
-from surrogate.stack import RecurrentStack
+from surrogate.model.stack import RecurrentStack
+from surrogate.training.recipe import SHORTEST_MEMORY_MS, Recipe
 
 __all__ = ["initialise"]
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from surrogate.kernels import PROVIDERS, SpikeEvents, default_provider
-from surrogate.stack import run_stacks
+from surrogate.model.stack import run_stacks
 
 if TYPE_CHECKING:
-    from surrogate.training import Progress, Reading, Trainer
+    from surrogate.training.trainer import Progress, Reading, Trainer
 
     _Ended = tuple[Trainer, Exception | None]
 

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NoReturn, cast
 import numpy as np
 
 from surrogate.datasets.layout import MAX_INPUTS, MAX_STEPS
-from surrogate.datasets.pickle_bytes import UnsafePickleError
-from surrogate.datasets.pickles import PickledArray, load_pickle
+from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
+from surrogate.datasets.sources.pickles import PickledArray, load_pickle
 from surrogate.datasets.spike_times import recover_spike_times
 from surrogate.datasets.trial import Header, Trial
 from surrogate.errors import DataError

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from surrogate.datasets.pickle_bytes import PickleBytes, UnsafePickleError
+from surrogate.datasets.sources.pickle_bytes import PickleBytes, UnsafePickleError
 
 __all__ = ["PickledArray", "load_pickle"]
 

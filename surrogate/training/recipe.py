@@ -258,7 +258,7 @@ def load_recipe(
         if base not in BUILT_IN:
             raise UsageError(f"{source}: base = {base!r}: expected {' or '.join(BUILT_IN)}")
     built_in = tomllib.loads(
-        (resources.files("surrogate") / "recipes" / f"{base}.toml").read_text("utf-8")
+        (resources.files("surrogate.training") / "recipes" / f"{base}.toml").read_text("utf-8")
     )
     values: dict[str, Any] = {}
     for layer in (built_in, table):

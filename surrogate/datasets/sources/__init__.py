@@ -1,0 +1,1 @@
+"""Files that a conversion can read, one module per format."""

@@ -1,0 +1,1 @@
+"""The trained network: stack, model file, prediction, spike rule."""

@@ -1,0 +1,1 @@
+"""Figures: trials, traces, ROC curves, learning curves."""

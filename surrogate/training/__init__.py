@@ -1,0 +1,1 @@
+"""Recipes, windows, the trainer and its loop, run folders."""
