@@ -8,7 +8,7 @@ must give the same voltages before anything is timed; if not, the exit status is
 
 With ``--standalone`` our network is also compiled as a C++ program, whose profile tells the wall
 time of the step and of the rest. That its spikes are those of the run-time modes is what
-tests/test_brian_modes.py proves.
+tests/brian_bridge/test_modes.py proves.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from surrogate.datasets import Trial
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

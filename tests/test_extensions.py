@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from brian2 import Network, StateMonitor, device, ms, set_device
-from brian_tools import INPUTS, counts_of, feed, offline, random_arrivals, random_model
 from torch import Tensor
 
 import surrogate
+from helpers.brian import INPUTS, counts_of, feed, offline, random_arrivals, random_model
 from surrogate import SurrogateNeuron
 from surrogate.cli.main import main
 from surrogate.errors import UsageError

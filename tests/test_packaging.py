@@ -16,7 +16,7 @@ import pytest
 
 import surrogate
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = PYPROJECT["tool"]["setuptools"]["package-dir"]
 MODULES = sorted(
