@@ -2,6 +2,7 @@
 #   make demo   train an LSTM on the bundled data and judge it
 #   make test   run the tests
 #   make lint   ruff and mypy
+#   make docs   build the site, examples included, into build/docs
 #   make clean  remove .venv and what was built
 # Options: PYTHON=python3.12, PYTEST_FLAGS="-m slow", VENV_FLAGS=--system-site-packages
 
@@ -14,7 +15,7 @@ ready = .venv/ready
 # An editable install does not notice that these have changed.
 kernel_sources = setup.py $(wildcard kernels/cpu/*.h kernels/cpu/*.cpp)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: runs/demo/model.h5
 	.venv/bin/surrogate evaluate runs/demo/model.h5 --split test
@@ -33,6 +34,9 @@ lint: $(ready)
 	rm -rf build
 	SURROGATE_NO_EXTENSION=1 .venv/bin/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && ../../.venv/bin/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+
+docs: $(ready)
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 # A torch that is already there stays: the package index's own brings gigabytes of CUDA libraries.
 $(ready): pyproject.toml constraints.txt $(kernel_sources)

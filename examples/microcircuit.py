@@ -1,4 +1,5 @@
-"""L5 pyramidal cells (surrogates) and integrate-and-fire interneurons that inhibit them.
+"""L5 pyramidal cells (surrogates) and integrate-and-fire interneurons that inhibit them. Their
+spikes are drawn to microcircuit.png.
 
 python examples/microcircuit.py [model.h5]
 """
@@ -16,6 +17,7 @@ from brian2 import (
     run,
     seed,
 )
+from matplotlib import pyplot as plt
 from trained_model import model_path
 
 from surrogate import SurrogateNeuron
@@ -57,5 +59,12 @@ inhibit.connect(i=source, j=pyramidal.channel(target, segment, kind="inh"))
 
 pyramidal_spikes, interneuron_spikes = SpikeMonitor(pyramidal), SpikeMonitor(interneurons)
 run(500 * ms, report="text")
-for name, monitor in [("pyramidal", pyramidal_spikes), ("interneuron", interneuron_spikes)]:
+
+figure, axes = plt.subplots(2, sharex=True, figsize=(9, 4), layout="constrained")
+monitors = {"pyramidal": pyramidal_spikes, "interneuron": interneuron_spikes}
+for axis, (name, monitor) in zip(axes, monitors.items(), strict=True):
+    axis.plot(monitor.t / ms, monitor.i, "|", ms=5)
+    axis.set_ylabel(f"{name} cell")
     print(f"{name:>12}: {monitor.num_spikes / 20 / 0.5:.1f} Hz")
+axes[-1].set_xlabel("time (ms)")
+figure.savefig("microcircuit.png")

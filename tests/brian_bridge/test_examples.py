@@ -27,7 +27,7 @@ def model_file(tmp_path_factory) -> Path:
     ("example", "options", "figure", "spiking"),
     [
         ("poisson_traces.py", [], "poisson_traces.png", ["surrogates"]),
-        ("microcircuit.py", [], None, ["pyramidal", "interneuron"]),
+        ("microcircuit.py", [], "microcircuit.png", ["pyramidal", "interneuron"]),
         ("mixed_network.py", [], "mixed_network.png", [*MIXED, "artificial_readout"]),
         ("mixed_network.py", ["--standalone"], "mixed_network.png", MIXED),
     ],
@@ -43,7 +43,7 @@ def test_example_runs(example, options, figure, spiking, model_file, tmp_path) -
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert figure is None or (tmp_path / figure).stat().st_size > 10_000
+    assert (tmp_path / figure).stat().st_size > 10_000
     printed = (line.strip().partition(":") for line in done.stdout.splitlines())
     shown = {name: rest.split()[0] for name, colon, rest in printed if colon and rest}
     for name in spiking:
