@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from surrogate import machine
 from surrogate.benchmarks.cases import goal
 from surrogate.benchmarks.contenders import Contender, ours
 from surrogate.benchmarks.floor import floor_seconds, work
@@ -229,12 +229,5 @@ def _machine(peaks: dict[str, Peak], threads: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of what a measurement depends on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("surrogate-neuron", "torch", "numpy", "onnxruntime", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    found["cuda"] = torch.version.cuda
-    return found
+    """Versions of what a measurement depends on."""
+    return machine.versions("onnxruntime", "triton") | {"cuda": torch.version.cuda}

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,8 +26,8 @@ import click
 import numpy as np
 import torch
 
+from surrogate import machine
 from surrogate.files import atomic_write_text
-from surrogate.grid.task import cpu_model
 from surrogate.model.model_file import Model, ModelCard
 from surrogate.model.stack import RecurrentStack
 
@@ -263,7 +262,6 @@ def main(
     out: Path | None,
 ) -> None:
     """Seconds of CPU time per simulated second, on one thread."""
-    import brian2
     from brian2 import prefs
 
     torch.set_num_threads(1)
@@ -284,14 +282,12 @@ def main(
                 f"mV, more than {PARITY_BOUND:g}; nothing was timed or written"
             )
     if out:
-        versions = {
-            "brian2": brian2.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
+        found = {
+            "rows": rows,
+            "target": target,
+            "machine": {"cpu": machine.cpu_name(), "load_average": load},
+            "versions": machine.versions("brian2"),
         }
-        versions["python"] = sys.version.split()[0]
-        machine = {"cpu": cpu_model(), "load_average": load}
-        found = {"rows": rows, "target": target, "machine": machine, "versions": versions}
         atomic_write_text(out, json.dumps(found, indent=1) + "\n")
 
 

@@ -88,11 +88,11 @@ def bench(
     as_json: bool,
     **narrowed: Any,
 ) -> None:
+    from surrogate import machine
     from surrogate.benchmarks.bench import bench as measure
     from surrogate.benchmarks.cases import goal_cases, select_cases
     from surrogate.benchmarks.figures import plot_ratios
     from surrogate.benchmarks.tables import text_table
-    from surrogate.cli import _machine
     from surrogate.errors import UsageError
 
     if ctx.invoked_subcommand is not None:
@@ -105,7 +105,7 @@ def bench(
     cases = goal_cases() if goals else select_cases(**narrowed)
     with _progress() as advance:
         found = measure(cases, seconds=seconds, threads=threads, progress=advance)
-    found["machine"] = {"cpu": _machine.cpu(), **found["machine"]}
+    found["machine"] = {"cpu": machine.cpu(), **found["machine"]}
     if plot is not None and any(row["ratio"] for row in found["rows"]):
         plot_ratios(plot, found["rows"])
         found["plot"] = plot

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import surrogate
-from surrogate.cli import _machine
+from surrogate import machine
+from surrogate.cli import _packages
 from surrogate.cli._common import emit, json_option
 from surrogate.errors import SurrogateError
 
@@ -51,11 +52,11 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def _examine() -> dict[str, Any]:
-    versions = _machine.package_versions()
-    conflicts = _machine.brian2_conflicts(versions)
+    versions = _packages.package_versions()
+    conflicts = _packages.brian2_conflicts(versions)
     problems: list[str] = []
     warnings = list(conflicts.values())
-    for package, message in _machine.package_problems(versions).items():
+    for package, message in _packages.package_problems(versions).items():
         if package not in conflicts:
             (problems if package in MAIN_JOB else warnings).append(message)
     for package, module in MAIN_JOB.items():
@@ -65,12 +66,12 @@ def _examine() -> dict[str, Any]:
             problems.append(f"{package} cannot be imported ({broken}); {cure}")
 
     torch = None if _import_error("torch") else importlib.import_module("torch")
-    cpu = _machine.cpu()
+    cpu = machine.cpu()
     if torch is not None:
         cpu["torch_threads"] = torch.get_num_threads()
         cpu["torch_capability"] = torch.backends.cpu.get_cpu_capability()
-    gpus = _machine.gpus(torch) if torch else []
-    compiler = _machine.compiler()
+    gpus = machine.gpus() if torch else []
+    compiler = machine.compiler()
     if compiler is None:
         warnings.append(
             "no C++ compiler found, so Brian2 falls back to its slow numpy target; "

@@ -1,6 +1,6 @@
 """What experiments cost: measured on a few training steps of each configuration, on this machine.
 
-Measurements are kept for a week in the user's cache folder (``$XDG_CACHE_HOME/surrogate``), so that
+Measurements are kept for a week in the user's cache folder , so that
 a dry run need not repeat what another has found.
 """
 
@@ -20,12 +20,11 @@ from pathlib import Path
 
 import torch
 
-from surrogate import __version__
+from surrogate import __version__, machine
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
-from surrogate.grid.task import cpu_model
 from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.training.finish import finish
 from surrogate.training.run_folder import RunFolder
@@ -169,7 +168,7 @@ def _key(experiment: Experiment, device: str) -> str:
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(
         [
-            f"{cpu_model()}, {os.cpu_count()} cores",
+            f"{machine.cpu_name()}, {os.cpu_count()} cores",
             f"{where}, {kernels}, torch {torch.__version__}, surrogate {__version__}",
             f"{experiment.configuration}, {recipe.head}",
             f"{recipe.batch_size} x {recipe.window_ms} ms, {recipe.window_rule}",
@@ -181,8 +180,7 @@ def _key(experiment: Experiment, device: str) -> str:
 
 
 def _cache_path() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "surrogate" / "calibration.json"
+    return machine.cache_folder() / "calibration.json"
 
 
 def _write(path: Path, known: Mapping[str, tuple[StepCost, float]]) -> None:

@@ -6,16 +6,12 @@ import dataclasses
 import itertools
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-import surrogate
+from surrogate import machine
 from surrogate.errors import UsageError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
@@ -25,7 +21,7 @@ from surrogate.training.windows import plan_windows
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["Grid", "plan_grid", "versions"]
+__all__ = ["Grid", "plan_grid"]
 
 _FORMAT, _VERSION = "surrogate-grid", 1
 
@@ -104,7 +100,7 @@ class Grid:
             "reuse_windows": self.reuse_windows,
             "data": self.data,
             "data_digest": self.data_digest,
-            "versions": versions(),
+            "versions": machine.versions(),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -183,16 +179,6 @@ def plan_grid(request: Request, dataset: Dataset, reuse_windows: bool = False) -
             grid.reuse_windows,
         )
     return grid
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes an experiment's result."""
-    return {
-        "surrogate-neuron": surrogate.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _joined(hidden_sizes: tuple[int, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import platform
 import sys
 import threading
@@ -12,17 +11,15 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from surrogate import datasets
+from surrogate import datasets, machine
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder, GridFolder
-from surrogate.grid.grid import versions
 from surrogate.grid.lease import Lease
 from surrogate.kernels import default_provider, triton
 from surrogate.training.finish import finish
@@ -31,7 +28,7 @@ from surrogate.training.run_folder import FolderInUse
 from surrogate.training.selection import instability
 from surrogate.training.trainer import Progress, Trainer
 
-__all__ = ["Outcome", "cpu_model", "run_experiments", "take_up"]
+__all__ = ["Outcome", "run_experiments", "take_up"]
 
 #: What is no experiment's fault: the next one would meet it too.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -306,8 +303,8 @@ def _record(
         "own_seconds": round(trainer.own_seconds + judging, 3),
         "together": together,
         "windows": trainer.step * trainer.config.recipe.batch_size,
-        "machine": f"{platform.node()}, {cpu_model()}",
-        "versions": versions(),
+        "machine": f"{platform.node()}, {machine.cpu_name()}",
+        "versions": machine.versions(),
         "provider": default_provider(trainer.device, arch=trainer.config.arch),
         "finished": time.time(),
     }
@@ -328,13 +325,3 @@ def _failed(folder: ExperimentFolder, name: str, error: Exception, shared: bool)
     except DataError as unwritable:
         return Outcome(name, "unwritable", str(unwritable))
     return Outcome(name, "failed", message)
-
-
-def cpu_model() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine() or os.name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from surrogate import machine
 from surrogate.errors import SurrogateError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid
@@ -14,7 +15,7 @@ from surrogate.grid.ledger import Ledger
 from surrogate.report import blog
 from surrogate.report.best_models import Judged, describe_data, judge_runs, open_data
 from surrogate.report.drawings import draw_curves, draw_models, draw_runs
-from surrogate.report.page import check_out, now, render, versions, write_report
+from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.runs import Run, read_metrics, read_run
 from surrogate.report.summary import (
     best_of_each,
@@ -187,7 +188,7 @@ def _content(
         "kind": "surrogate-grid-report",
         "version": 1,
         "created": now(),
-        "versions": versions(),
+        "versions": machine.versions("matplotlib"),
         "progress": {"total": len(ledger.rows), "finished": len(runs), **ledger.counts()},
         "data": data,
         "hours_per_run": [min(hours), max(hours)] if hours else None,

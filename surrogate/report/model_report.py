@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from surrogate import datasets
+from surrogate import datasets, machine
 from surrogate.errors import SurrogateError
 from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.protocols import run_protocol
 from surrogate.model.model_file import Model, ModelCard, load
 from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
-from surrogate.report.page import check_out, now, render, versions, write_report
+from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.runs import read_metrics
 from surrogate.report.summary import csv_text, sizes_text
 
@@ -114,7 +114,7 @@ def _content(model: Model, scores: dict[str, Any], missing: list[str]) -> dict[s
         "kind": "surrogate-model-report",
         "version": 1,
         "created": now(),
-        "versions": versions(),
+        "versions": machine.versions("matplotlib"),
         "model": {
             "name": f"{card.arch.upper()} {sizes_text(card.hidden_sizes)}",
             "arch": card.arch,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-import surrogate
 from surrogate.errors import UsageError
 from surrogate.files import atomic_write_text
 from surrogate.report.svg import Drawing, write_drawings
 
-__all__ = ["check_out", "now", "render", "versions", "write_report"]
+__all__ = ["check_out", "now", "render", "write_report"]
 
 #: Stands where a value does not exist.
 _NONE = "none"
@@ -39,15 +36,6 @@ def check_out(out: Path) -> Path:
 def now() -> str:
     """The time of the report, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(sep=" ", timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Of the software that makes the report."""
-    return {
-        "surrogate-neuron": surrogate.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "numpy", "matplotlib")},
-    }
 
 
 def render(template: str, drawings: Mapping[str, Drawing], **content: Any) -> str:

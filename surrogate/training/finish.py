@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import numpy as np
-import torch
 
-import surrogate
+from surrogate import machine
 from surrogate.evaluation.evaluate import choose_rule, evaluate
 from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.model.model_file import Model, ModelCard, save
@@ -107,12 +105,7 @@ def _card(trainer: Trainer) -> ModelCard:
             "train_trials": len(trainer.train_trials),
             "valid_trials": len(trainer.valid_trials),
         },
-        versions={
-            "surrogate-neuron": surrogate.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=machine.versions(),
     )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import surrogate
-from surrogate.cli import _machine, doctor
+from surrogate import machine
+from surrogate.cli import _packages, doctor
 from surrogate.cli import main as frame
 from surrogate.cli._common import emit, json_option, json_text
 from surrogate.errors import DataError, UsageError
@@ -248,8 +249,8 @@ def test_doctor_documents_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_fails_and_names_the_cure_when_the_main_job_cannot_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    versions = _machine.package_versions() | {"h5py": None, "brian2": None}
-    monkeypatch.setattr(_machine, "package_versions", lambda: versions)
+    versions = _packages.package_versions() | {"h5py": None, "brian2": None}
+    monkeypatch.setattr(_packages, "package_versions", lambda: versions)
     assert frame.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "problem: h5py is not installed; python -m pip install 'h5py" in out
@@ -267,27 +268,18 @@ def test_doctor_fails_and_names_the_cure_when_the_main_job_cannot_run(
     ],
 )
 def test_known_bad_combinations_are_named(versions: dict[str, str | None], named: set[str]) -> None:
-    conflicts = _machine.brian2_conflicts(versions)
+    conflicts = _packages.brian2_conflicts(versions)
     assert set(conflicts) == named
     assert all("pip install" in line for line in conflicts.values())
 
 
 def test_too_old_a_package_is_a_problem() -> None:
-    problems = _machine.package_problems(_machine.package_versions() | {"torch": "2.5.1"})
+    problems = _packages.package_problems(_packages.package_versions() | {"torch": "2.5.1"})
     assert "torch 2.5.1 is installed, but >=2.6 is needed" in problems["torch"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "level"),
-    [
-        ("sse2", "x86-64"),
-        ("cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3", "x86-64-v2"),
-        (
-            "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3 avx avx2 abm bmi1 bmi2 f16c fma movbe xsave "
-            "avx512f",
-            "x86-64-v3",
-        ),
-    ],
-)
-def test_x86_level_needs_every_instruction_set(flags: str, level: str) -> None:
-    assert _machine.x86_level(set(flags.split())) == level
+def test_doctor_and_the_kernels_find_the_same_instruction_sets() -> None:
+    baseline = pytest.importorskip("surrogate.kernels.cpu._x86_64")
+    level = machine.cpu()["level"]
+    # No kernel is built for v2, so to them it is the baseline.
+    assert baseline.isa() == ("x86-64" if level == "x86-64-v2" else level)
