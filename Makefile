@@ -31,7 +31,7 @@ test: $(ready)
 lint: $(ready)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
-	rm -rf build
+	rm -rf build/lib* build/bdist.* build/types
 	SURROGATE_NO_EXTENSION=1 .venv/bin/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && ../../.venv/bin/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 

@@ -1,13 +1,18 @@
-"""The documents are wrapped."""
+"""The documents are wrapped, and the Python of the README runs."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -21,3 +26,28 @@ def test_prose_is_wrapped_at_100_columns(document: Path) -> None:
         if len(line) > 100 and not code and not table and len(line.split()) > 1:
             long.append(f"{document.name}:{number}")
     assert long == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which the README's ``surrogate train`` has been run, in small."""
+    folder = tmp_path_factory.mktemp("readme")
+    written = re.search(r"^surrogate train --arch lstm .*writes (.+)/model\.h5$", README, re.M)
+    command = [sys.executable, "-m", "surrogate.cli.main", "train", "--arch", "lstm"]
+    small = ["--hidden", "8-2", "--epochs", "1", "--out", written[1]]
+    subprocess.run([*command, *small], cwd=folder, capture_output=True, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.+?)^```", README, re.M | re.S))
+def test_python_of_the_readme_runs(code: str, trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=trained,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "the README's code prints something"
