@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surrogate import machine
 from surrogate.benchmarks.cases import goal
-from surrogate.benchmarks.contenders import Contender, ours
+from surrogate.benchmarks.contenders import Contender, Unavailable, ours
 from surrogate.benchmarks.floor import floor_seconds, work
 from surrogate.benchmarks.measure import (
     Peak,
@@ -24,7 +24,7 @@ from surrogate.benchmarks.measure import (
     peak,
     quantiles,
 )
-from surrogate.benchmarks.peers import Unavailable, candidates, peer_names
+from surrogate.benchmarks.peers import candidates, peer_names
 from surrogate.benchmarks.problems import Case, Problem
 
 __all__ = ["PARITY_BOUNDS", "bench", "parity_bound", "versions"]

@@ -6,7 +6,7 @@ import torch
 
 from surrogate.benchmarks.problems import Case
 from surrogate.errors import UsageError
-from surrogate.kernels import ARCHITECTURES, StackSpec
+from surrogate.kernels import StackSpec, architecture
 from surrogate.model.stack import parse_hidden_sizes
 
 __all__ = ["goal", "goal_cases", "select_cases"]
@@ -102,9 +102,9 @@ def _chosen_specs(arch: str | None, hidden: str | None) -> list[StackSpec]:
     if arch is None and hidden is None:
         return [_spec("lstm 256-64-2"), _spec("rnn 32-16-2")]
     arch = arch or "lstm"
-    sizes = ARCHITECTURES[arch].hidden_sizes if hidden is None else parse_hidden_sizes(hidden)
     try:
-        return [StackSpec(arch, sizes)]
+        default = architecture(arch).hidden_sizes
+        return [StackSpec(arch, default if hidden is None else parse_hidden_sizes(hidden))]
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from surrogate.benchmarks.problems import Problem
@@ -19,15 +20,30 @@ __all__ = [
     "SequenceContender",
     "StackContender",
     "StepContender",
+    "Unavailable",
     "allow_tf32",
+    "dense_input",
     "ours",
 ]
+
+
+class Unavailable(Exception):
+    """A peer that cannot be measured here; the message says why and how to get it."""
 
 
 def allow_tf32(allowed: bool) -> None:
     """Whether torch's float32 products may run in tf32 from now on, in the whole process."""
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def dense_input(problem: Problem, dtype: torch.dtype = torch.float32, multiple: int = 1) -> Tensor:
+    """The input as zeros and ones [steps, batch, inputs], time first and contiguous.
+
+    Inputs are padded with zeros to a multiple of ``multiple``.
+    """
+    dense = problem.events.to_dense(problem.case.spec.input_size, dtype).transpose(0, 1)
+    return F.pad(dense, (0, -dense.shape[-1] % multiple)).contiguous()
 
 
 class Contender(ABC):

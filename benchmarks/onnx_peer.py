@@ -1,33 +1,29 @@
-"""ONNX Runtime as a peer: the stack as a graph of its RNN, GRU or LSTM operators."""
+"""ONNX Runtime as a peer, with the stack as a graph of its recurrent operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from surrogate.benchmarks.contenders import Contender, SequenceContender, StepContender
-from surrogate.benchmarks.peers import Precision, Unavailable, dense_input
+from surrogate.benchmarks.contenders import (
+    Contender,
+    SequenceContender,
+    StepContender,
+    Unavailable,
+    dense_input,
+)
 from surrogate.benchmarks.problems import Problem, join_state, split_state
-from surrogate.kernels import StackSpec
+from surrogate.model.onnx import stack_to_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import onnx
     import onnxruntime
     from numpy.typing import NDArray
 
-__all__ = ["onnx_candidates", "stack_to_onnx"]
-
-# ONNX orders the gates i, o, f, c and z, r, h; torch.nn i, f, g, o and r, z, n.
-# https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html
-_GATE_ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
-_OPSET = 17
-_IR_VERSION = 8
+__all__ = ["onnx_candidates"]
 
 
 def onnx_candidates(problem: Problem) -> list[Callable[[], Contender]]:
@@ -49,80 +45,6 @@ def onnx_candidates(problem: Problem) -> list[Callable[[], Contender]]:
     if problem.case.mode == "step":
         return [lambda: OnnxBoundSteps(problem), lambda: OnnxSteps(problem)]
     return [lambda: OnnxSequence(problem)]
-
-
-def stack_to_onnx(spec: StackSpec, weights: Mapping[str, Tensor]) -> onnx.ModelProto:
-    """An ONNX graph of ``spec``: ``(x, state_0, ...) -> (outputs, after_0, ...)``.
-
-    Parameters
-    ----------
-    spec : StackSpec
-        With a recurrent head.
-    weights : mapping of str to Tensor
-        Canonical parameters, float32.
-
-    Returns
-    -------
-    onnx.ModelProto
-        ``x`` is [steps, batch, input_size], ``outputs`` [steps, 1, batch, 2], and every state
-        [1, batch, H]: layers in order, h then c.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    attributes: dict[str, Any] = {"linear_before_reset": 1} if spec.arch == "gru" else {}
-    constants = [numpy_helper.from_array(np.array([1], np.int64), "direction")]
-    nodes: list[onnx.NodeProto] = []
-    states: list[tuple[str, int]] = []  # number and size of each part of the state
-    source, last = "x", len(spec.recurrent_sizes) - 1
-    for index, size in enumerate(spec.recurrent_sizes):
-        names = [f"{name}{index}" for name in ("w", "r", "b")]
-        arrays = _parameters(spec.arch, weights, index)
-        constants += map(numpy_helper.from_array, arrays, names)
-        if index:
-            # The direction axis, always 1 long, stands between steps and batch.
-            nodes.append(helper.make_node("Squeeze", [source, "direction"], [f"x{index}"]))
-            source = f"x{index}"
-        parts = [str(len(states) + part) for part in range(len(spec.state_slices[index]))]
-        states += [(part, size) for part in parts]
-        target = "outputs" if index == last else f"y{index}"
-        nodes.append(
-            helper.make_node(
-                spec.arch.upper(),
-                [source, *names, "", *(f"state_{part}" for part in parts)],
-                [target, *(f"after_{part}" for part in parts)],
-                hidden_size=size,
-                **attributes,
-            )
-        )
-        source = target
-
-    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    graph = helper.make_graph(
-        nodes,
-        "stack",
-        [value("x", "steps", "batch", spec.input_size)]
-        + [value(f"state_{part}", 1, "batch", size) for part, size in states],
-        [value("outputs", "steps", 1, "batch", 2)]
-        + [value(f"after_{part}", 1, "batch", size) for part, size in states],
-        constants,
-    )
-    opset = helper.make_opsetid("", _OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
-
-
-def _parameters(
-    arch: str, weights: Mapping[str, Tensor], index: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """W, R and B of layer ``index``, each with ONNX's leading axis of directions."""
-
-    def reordered(name: str) -> NDArray[np.float32]:
-        gates = weights[f"layers.{index}.{name}_l0"].chunk(len(_GATE_ORDER[arch]))
-        return torch.cat([gates[gate] for gate in _GATE_ORDER[arch]]).numpy()[None]
-
-    bias = np.concatenate([reordered("bias_ih"), reordered("bias_hh")], 1)
-    return reordered("weight_ih"), reordered("weight_hh"), bias
 
 
 def _session(problem: Problem) -> onnxruntime.InferenceSession:
@@ -155,7 +77,7 @@ class OnnxSequence(SequenceContender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, "onnxruntime")
         self.session = _session(problem)
-        self.feed = {"x": dense_input(problem, Precision()).numpy(), **_states(problem)}
+        self.feed = {"x": dense_input(problem).numpy(), **_states(problem)}
 
     def parameters(self) -> dict[str, Tensor]:
         return {}
@@ -173,7 +95,7 @@ class OnnxSteps(StepContender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, "onnxruntime")
         self.session = _session(problem)
-        self.inputs = list(dense_input(problem, Precision())[:, None].numpy())
+        self.inputs = list(dense_input(problem)[:, None].numpy())
         self.initial = _states(problem)
         self.reset()
 
@@ -219,7 +141,7 @@ class OnnxBoundSteps(StepContender):
             }
             for _ in range(2)
         ]
-        dense = dense_input(problem, Precision())[:, None].numpy()
+        dense = dense_input(problem)[:, None].numpy()
         self.bindings = [
             self._bind(OrtValue.ortvalue_from_numpy(x), index) for index, x in enumerate(dense)
         ]

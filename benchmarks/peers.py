@@ -23,7 +23,9 @@ from surrogate.benchmarks.contenders import (
     StackContender,
     StepContender,
     allow_tf32,
+    dense_input,
 )
+from surrogate.benchmarks.onnx_peer import onnx_candidates
 from surrogate.benchmarks.problems import Case, Problem, join_state, split_state
 from surrogate.kernels import StackSpec, run_stack
 
@@ -31,18 +33,9 @@ __all__ = [
     "PRECISIONS",
     "Precision",
     "TorchSequence",
-    "Unavailable",
     "candidates",
-    "dense_input",
     "peer_names",
 ]
-
-_LAYERS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-_CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
-
-
-class Unavailable(Exception):
-    """A peer that cannot be measured here; the message says why and how to get it."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +85,6 @@ def candidates(name: str, problem: Problem) -> list[Callable[[], Contender]]:
     """
     step = problem.case.mode == "step"
     if name == "onnxruntime":
-        from surrogate.benchmarks.onnx_peer import onnx_candidates
-
         return onnx_candidates(problem)
     if name == "torch.events":
         if not step:
@@ -103,7 +94,7 @@ def candidates(name: str, problem: Problem) -> list[Callable[[], Contender]]:
     if not step:
         return [lambda: TorchSequence(problem, name, precision)]
     # A million neurons' input takes gigabytes, so all variants share it.
-    dense = cache(partial(dense_input, problem, precision))
+    dense = cache(partial(dense_input, problem, precision.dtype, precision.multiple))
     if problem.case.device == "cpu":
         return [
             partial(ModuleSteps, problem, name, precision, variant, dense)
@@ -128,9 +119,9 @@ class _Stack(nn.Module):
         super().__init__()
         inputs = -(-spec.input_size // precision.multiple) * precision.multiple
         sizes = (inputs, *spec.recurrent_sizes)
-        self.lstm = spec.arch == "lstm"
+        self.parts = len(spec.architecture.state_parts)
         self.layers = nn.ModuleList(
-            self.layer(spec.arch, n_in, size) for n_in, size in pairwise(sizes)
+            self.layer_type(spec)(n_in, size) for n_in, size in pairwise(sizes)
         )
         # Moved before it is filled: moving lays a layer's parameters side by side, as cuDNN wants.
         self.to(weights["layers.0.weight_ih_l0"].device, precision.dtype)
@@ -140,18 +131,19 @@ class _Stack(nn.Module):
                 parameter.copy_(F.pad(weight, (0, padding)))
 
     @staticmethod
-    def layer(arch: str, n_in: int, size: int) -> nn.Module:
-        return _LAYERS[arch](n_in, size)
+    def layer_type(spec: StackSpec) -> type[nn.Module]:
+        """Such as nn.LSTM."""
+        return spec.architecture.module  # type: ignore[return-value]
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         after: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if self.lstm:
-                x, (h, c) = layer(x, (states[2 * index], states[2 * index + 1]))
-                after += [h, c]
-            else:
+            if self.parts == 1:
                 x, h = layer(x, states[index])
                 after.append(h)
+            else:  # h and c, as a pair
+                x, pair = layer(x, states[2 * index : 2 * index + 2])
+                after += pair
         return x, *after
 
 
@@ -159,25 +151,20 @@ class _CellStack(_Stack):
     """The same of torch.nn's cells, for one bin: x [N, I], states [N, H]."""
 
     @staticmethod
-    def layer(arch: str, n_in: int, size: int) -> nn.Module:
-        return _CELLS[arch](n_in, size)
+    def layer_type(spec: StackSpec) -> type[nn.Module]:
+        """Such as nn.LSTMCell."""
+        return getattr(nn, f"{_Stack.layer_type(spec).__name__}Cell")
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         after: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if self.lstm:
-                x, c = layer(x, (states[2 * index], states[2 * index + 1]))
-                after += [x, c]
-            else:
+            if self.parts == 1:
                 x = layer(x, states[index])
                 after.append(x)
+            else:
+                x, c = layer(x, states[2 * index : 2 * index + 2])
+                after += [x, c]
         return x, *after
-
-
-def dense_input(problem: Problem, precision: Precision) -> Tensor:
-    """The input as zeros and ones [steps, batch, inputs], time first and contiguous."""
-    dense = problem.events.to_dense(problem.case.spec.input_size, precision.dtype).transpose(0, 1)
-    return F.pad(dense, (0, -dense.shape[-1] % precision.multiple)).contiguous()
 
 
 class TorchSequence(SequenceContender):
@@ -187,10 +174,10 @@ class TorchSequence(SequenceContender):
         super().__init__(problem, name)
         spec = problem.case.spec
         self.precision = precision
-        self.variant = f"nn.{_LAYERS[spec.arch].__name__}, time first"
+        self.variant = f"nn.{_Stack.layer_type(spec).__name__}, time first"
         # In training mode cuDNN keeps what a backward pass needs, even where there is none.
         self.stack = _Stack(spec, problem.weights, precision).train(problem.case.mode == "train")
-        self.dense = dense_input(problem, precision)
+        self.dense = dense_input(problem, precision.dtype, precision.multiple)
         self.states = [part[None].to(precision.dtype) for part in split_state(spec, problem.state)]
         self.upstream = problem.upstream.transpose(0, 1).to(precision.dtype).contiguous()
 
@@ -229,12 +216,12 @@ class ModuleSteps(StepContender):
     ) -> None:
         super().__init__(problem, name)
         self.precision = precision
-        form, _, traced = variant.partition(", ")
-        cells = form == "cells"
-        kind = (_CELLS if cells else _LAYERS)[problem.case.spec.arch].__name__
+        layers, _, traced = variant.partition(", ")
+        cells = layers == "cells"
+        form = _CellStack if cells else _Stack
+        kind = form.layer_type(problem.case.spec).__name__
         self.variant = f"nn.{kind}{', traced' if traced else ''}"
-        stack = (_CellStack if cells else _Stack)(problem.case.spec, problem.weights, precision)
-        stack.eval()
+        stack = form(problem.case.spec, problem.weights, precision).eval()
         self.inputs = list(dense() if cells else dense()[:, None])
         parts = split_state(problem.case.spec, problem.state)
         self.initial = [(part if cells else part[None]).to(precision.dtype) for part in parts]

@@ -147,9 +147,7 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
 
 
 @click.command()
-@click.option(
-    "--arch", default="lstm", show_default=True, type=click.Choice(["rnn", "gru", "lstm"])
-)
+@click.option("--arch", default="lstm", show_default=True)
 @click.option("--hidden", default="32-16-2", show_default=True)
 @click.option("--models", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--steps", default=12, show_default=True, type=click.IntRange(4))

@@ -1,6 +1,6 @@
 """The recurrent stacks: one specification, and the providers that compute it fast."""
 
-from surrogate.kernels.architectures import ARCHITECTURES, Architecture
+from surrogate.kernels.architectures import ARCHITECTURES, Architecture, architecture
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.provider import Provider
 from surrogate.kernels.providers import PROVIDERS, default_provider
@@ -16,6 +16,7 @@ __all__ = [
     "SpikeEvents",
     "StackSpec",
     "Stepper",
+    "architecture",
     "default_provider",
     "run_models",
     "run_stack",

@@ -14,17 +14,36 @@ parameters, a layer computes what ``torch.nn.RNN`` (tanh), ``GRU`` and ``LSTM`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "OnnxOperator", "architecture"]
 
 State = tuple[Tensor, ...]
+
+
+class OnnxOperator(NamedTuple):
+    """How ONNX computes a layer: https://onnx.ai/onnx/operators/ lists ``RNN``, ``GRU``, ``LSTM``.
+
+    Attributes
+    ----------
+    name : str
+    gate_order : tuple of int
+        The gates of ``weight_ih`` in the operator's order.
+    attributes : dict
+        That the operator needs beside ``hidden_size``.
+    """
+
+    name: str
+    gate_order: tuple[int, ...]
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,8 @@ class Architecture:
         ``Kind`` in ``kernels/cpu/layer.h``; None: no C++ kernels.
     triton : bool
         Whether ``kernels/triton/cells.py`` has the cell.
+    onnx : OnnxOperator or None
+        None: ONNX has no such layer.
     colour, marker : str
         In figures, as matplotlib takes them.
     """
@@ -73,6 +94,7 @@ class Architecture:
     torch_layer: type[torch.autograd.Function] | None = None
     cpp_code: int | None = None
     triton: bool = False
+    onnx: OnnxOperator | None = None
     colour: str = "#777777"
     marker: str = "D"
 
@@ -124,6 +146,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             torch_layer=RNNLayer,
             cpp_code=0,
             triton=True,
+            onnx=OnnxOperator("RNN", (0,)),
             colour="#D55E00",
             marker="o",
         ),
@@ -137,6 +160,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             torch_layer=GRULayer,
             cpp_code=1,
             triton=True,
+            # ONNX: z, r, h; torch.nn: r, z, n, with the reset gate after the recurrent product.
+            onnx=OnnxOperator("GRU", (1, 0, 2), {"linear_before_reset": 1}),
             colour="#009E73",
             marker="s",
         ),
@@ -152,8 +177,22 @@ ARCHITECTURES: dict[str, Architecture] = {
             torch_layer=LSTMLayer,
             cpp_code=2,
             triton=True,
+            onnx=OnnxOperator("LSTM", (0, 3, 1, 2)),  # i, o, f, c; torch.nn: i, f, g, o
             colour="#0072B2",
             marker="^",
         ),
     )
 }
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called ``name``.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message names those that there are.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown arch {name!r}: expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from surrogate.kernels.architectures import ARCHITECTURES, Architecture
+from surrogate.kernels.architectures import Architecture, architecture
 
 __all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec"]
 
@@ -47,10 +47,7 @@ class StackSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        if self.arch not in ARCHITECTURES:
-            raise ValueError(
-                f"unknown arch {self.arch!r}: expected one of {', '.join(ARCHITECTURES)}"
-            )
+        architecture(self.arch)
         if self.head not in HEADS:
             raise ValueError(f"unknown head {self.head!r}: expected recurrent or linear")
         sizes = self.hidden_sizes
@@ -78,7 +75,7 @@ class StackSpec:
     @property
     def architecture(self) -> Architecture:
         """What the layers' architecture is."""
-        return ARCHITECTURES[self.arch]
+        return architecture(self.arch)
 
     @property
     def gates(self) -> int:

@@ -180,7 +180,7 @@ def test_without_onnxruntime_its_row_is_left_out_with_the_cure(
     [
         (["--hidden", "7-x"], "7-x"),
         (["--hidden", "7-3"], "the last must be 2"),
-        (["--arch", "tcn"], "tcn"),
+        (["--arch", "tcn"], "unknown arch 'tcn': expected one of rnn, gru, lstm"),
         (["--mode", "train", "--neurons", "4"], "--neurons belongs to --mode step"),
         (["--neurons", "4", "--steps", "4"], "--neurons belongs to --mode step"),
         (["--mode", "step", "--batch", "4"], "--mode step takes no --batch"),

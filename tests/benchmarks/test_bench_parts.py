@@ -99,7 +99,7 @@ def test_a_timed_run_carries_the_state_on_and_values_start_anew() -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_onnx_graph_is_valid(arch: str) -> None:
     onnx = pytest.importorskip("onnx")
-    from surrogate.benchmarks.onnx_peer import stack_to_onnx
+    from surrogate.model.onnx import stack_to_onnx
 
     problem = Problem.draw(odd_case(arch, "evaluate"))
     onnx.checker.check_model(stack_to_onnx(problem.case.spec, problem.weights), full_check=True)
