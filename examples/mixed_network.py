@@ -105,7 +105,7 @@ for source in (lif, hh):
 members = [cells, background, drive, lif, hh, excite, *inhibit.values()]
 monitored = [cells, lif, hh]
 if not standalone:
-    # Each unit hears one population, and spikes while it is active.
+    # Each unit receives one population, and spikes while that is active.
     class LeakySum(torch.nn.Module):
         def forward(
             self, x: torch.Tensor, state: torch.Tensor
@@ -126,9 +126,9 @@ if not standalone:
     )
     units.level = [2, 42, 10]
     for unit, source in enumerate((cells, lif, hh)):
-        ears = Synapses(source, units.inputs, on_pre="x_post += 1")
-        ears.connect(j=str(unit))
-        members.append(ears)
+        heard = Synapses(source, units.inputs, on_pre="x_post += 1")
+        heard.connect(j=str(unit))
+        members.append(heard)
     # Their spikes excite a segment of every surrogate.
     answer = Synapses(units, cells.inputs, on_pre="x_post += 1", delay=2 * ms)
     answer.connect(i=np.repeat(np.arange(3), 10), j=cells.channel(np.tile(np.arange(10), 3), 7))
