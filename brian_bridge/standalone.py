@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from brian2 import Function, get_device, second
@@ -14,11 +14,9 @@ from brian2.core.variables import Variable, Variables
 from brian2.groups.group import CodeRunner
 
 from surrogate.brian_bridge.rates import KINDS, MIN_BINS
+from surrogate.brian_bridge.stepped import SteppedGroup
 from surrogate.brian_bridge.thresholds import Stochastic
 from surrogate.errors import UsageError
-
-if TYPE_CHECKING:
-    from surrogate.brian_bridge.neuron import SurrogateNeuron
 
 __all__ = ["StandaloneStep"]
 
@@ -64,7 +62,7 @@ class StandaloneStep(CodeRunner):
     #: Of the spike counts: half the memory to search at each step. A bin holds 32,767 of a channel.
     count_dtype = np.int16
 
-    def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
+    def __init__(self, neuron: SteppedGroup, **schedule: Any) -> None:
         spec = neuron.population.spec
         if spec.architecture.cpp_code is None:
             raise UsageError(
@@ -92,7 +90,7 @@ class StandaloneStep(CodeRunner):
 
     push = pull
 
-    def _function(self, name: str, neuron: SurrogateNeuron) -> Function:
+    def _function(self, name: str, neuron: SteppedGroup) -> Function:
         function = Function(
             _not_callable, arg_units=[second, second], return_unit=second, stateless=False
         )
@@ -118,7 +116,7 @@ def _array(variable: Variable) -> str:
     return f"brian::{get_device().get_array_name(variable)}"
 
 
-def _rate_checks(neuron: SurrogateNeuron) -> Iterator[str]:
+def _rate_checks(neuron: SteppedGroup) -> Iterator[str]:
     card = neuron.population.card
     synapses = (card.n_excitatory, card.input_size - card.n_excitatory)
     for index, (kind, size) in enumerate(zip(KINDS, synapses, strict=True)):
@@ -137,7 +135,7 @@ def _rate_checks(neuron: SurrogateNeuron) -> Iterator[str]:
             )
 
 
-def _code_values(neuron: SurrogateNeuron, timestep: Variable) -> dict[str, Any]:
+def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
     """C++ names and literals for the template."""
     population, variables = neuron.population, neuron.variables
     card, spec = population.card, population.spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from brian2 import NetworkOperation
@@ -10,10 +10,8 @@ from brian2.core.base import weakproxy_with_fallback
 
 from surrogate.brian_bridge.gpu import GpuStepper
 from surrogate.brian_bridge.philox import uniform
+from surrogate.brian_bridge.stepped import SteppedGroup
 from surrogate.kernels.stepper import Stepper
-
-if TYPE_CHECKING:
-    from surrogate.brian_bridge.neuron import SurrogateNeuron
 
 __all__ = ["RuntimeStep"]
 
@@ -27,7 +25,7 @@ class RuntimeStep(NetworkOperation):
     #: Of the spike counts; Brian2's Cython target knows no smaller integer.
     count_dtype = np.int32
 
-    def __init__(self, neuron: SurrogateNeuron, **schedule: Any) -> None:
+    def __init__(self, neuron: SteppedGroup, **schedule: Any) -> None:
         super().__init__(self._advance, **schedule)
         self.group = weakproxy_with_fallback(neuron)
         self._stepper: Stepper | GpuStepper | None = None
