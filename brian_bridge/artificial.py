@@ -29,9 +29,9 @@ _CONTRACT = (
 
 
 class ArtificialUnits(BinnedGroup):
-    """N units that apply ``module(x[N, I], state[N, S]) -> (y[N, O], state[N, S])`` every step.
+    """N units that compute ``module(x[N, I], state[N, S]) -> (y[N, O], state[N, S])`` every step.
 
-    The other half of a mixed network: a readout, a policy, a trained layer. Input comes through
+    For a readout, a policy or a trained layer in a network of neurons. Input comes through
     Synapses onto ``inputs``: spikes, each adding a weight (``on_pre="x_post += w"``), or rates (a
     summed variable, ``x_post = w * r_pre : 1 (summed)``). Output is the variable ``y``, or ``y_0``,
     ``y_1``, ... with more outputs than one, for synapses and thresholds to read.
@@ -52,7 +52,7 @@ class ArtificialUnits(BinnedGroup):
     step : Quantity
         Time between two steps, a whole multiple of the group's time step.
     threshold, reset, refractory, equations, namespace, dt, clock, order, name
-        As in NeuronGroup, over ``y``; a threshold is checked in the time step of a step alone.
+        As in NeuronGroup, over ``y``; a threshold is checked only in time steps with a step.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class ArtificialUnits(BinnedGroup):
     UsageError
         If the active device is not Brian2's runtime device: compiled code cannot call the module;
         or if the module cannot be called with input and state, or does not return output and state
-        of the announced shapes.
+        of the given sizes.
     """
 
     # Compiled code cannot call the module.
@@ -109,7 +109,7 @@ class ArtificialUnits(BinnedGroup):
             order=order,
             name=name,
         )
-        # Brian2 knows no empty arrays.
+        # Brian2 has no empty arrays.
         self.variables.add_array("_state", size=max(N * state_size, 1), dtype=np.float32)
         self._contain_inputs(N * input_size, "x : 1", np.float32)
         self._contain_step(_Step, step)
@@ -121,7 +121,7 @@ class ArtificialUnits(BinnedGroup):
         return self.variables["_state"].get_value()[:size].reshape(self._N, -1 if size else 0)
 
     def input_index(self, unit: ArrayLike, number: ArrayLike) -> NDArray[np.int64]:
-        """Where input ``number`` of ``unit`` lies in ``inputs``, for ``connect(j=...)``."""
+        """Index of input ``number`` of ``unit`` in ``inputs``, for ``connect(j=...)``."""
         return np.asarray(unit, np.int64) * self.sizes[0] + np.asarray(number, np.int64)
 
 

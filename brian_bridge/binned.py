@@ -21,29 +21,29 @@ __all__ = ["BinnedGroup"]
 
 
 class BinnedGroup(NeuronGroup):
-    """A NeuronGroup with ``inputs`` and a step that closes a bin of input, on a slower clock.
+    """A NeuronGroup with ``inputs`` and a step at the end of each bin, on a slower clock.
 
     The group keeps the network's clock, so that delays of its spikes are exact to the network's
     time step. The step runs in ``before_start``, before anything can arrive at that time, and sets
-    ``_stepped_at``, by which the group emits spikes in that time step alone.
+    ``_stepped_at``, so that the group emits spikes only in that time step.
 
     Parameters
     ----------
     condition : str or None
-        Under which a step is followed by a spike.
+        Condition for a spike after a step.
     others
         As in NeuronGroup.
     """
 
     #: Classes of Brian2's devices on which the group runs, and how to choose them.
     devices: ClassVar[Mapping[type, str]]
-    #: Variables that nothing but the step may write, and why.
+    #: Variables that only the step may write, and why.
     read_only: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, N: int, model: str, condition: str | None, **options: Any) -> None:
         check_device(self.devices, type(self).__name__)
         self._device = get_device()
-        # As an event rather than a threshold: a missing reset is no mistake here.
+        # An event rather than a threshold, for which Brian2 would ask for a reset.
         events = {"spike": f"t == _stepped_at and ({condition})"} if condition else {}
         super().__init__(N, model, events=events, **options)
         add = self.variables.add_array
@@ -66,12 +66,12 @@ class BinnedGroup(NeuronGroup):
 
     @property
     def inputs(self) -> NeuronGroup:
-        """The inputs of all neurons, neuron after neuron."""
+        """The inputs of all neurons: those of the first, then those of the second, and so on."""
         return self._inputs
 
     def _set_active(self, value: bool) -> None:
-        # What arrived while the neurons stood still belongs to no bin of theirs, and they come
-        # back as they first came: without a step that would close a bin they were not in.
+        # Spikes that arrived while the group was inactive are dropped, and the next step is the
+        # first that ends a bin in which the group was active.
         if value and not self._active:
             self.inputs.variables["x"].set_value(0)
             self.variables["_first_step"].set_value(-1)
@@ -80,7 +80,7 @@ class BinnedGroup(NeuronGroup):
     active = property(
         lambda self: self._active,
         _set_active,
-        doc="Whether the group runs; while it does not, its model stands still and deaf.",
+        doc="Whether the group runs; while it does not, its model ignores input and does not step.",
     )
 
     def before_run(self, run_namespace: Any) -> None:
@@ -94,7 +94,7 @@ class BinnedGroup(NeuronGroup):
         first_step = self.variables["_first_step"]
         if first_step.get_value()[0] < 0:
             step = self._step.clock
-            # A step at the very start would close a bin that never was.
+            # No step at the start of a run: no bin has ended then.
             begins = abs(step.t_ - self.clock.t_) < self.clock.dt_ / 2
             first_step.set_value(step.variables["timestep"].get_value()[0] + begins)
         super().before_run(run_namespace)

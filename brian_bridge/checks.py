@@ -1,4 +1,4 @@
-"""Mistakes that Brian2 cannot see, found before a run starts."""
+"""Finds mistakes that Brian2 does not notice, before a run starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EPSILON = 1e-4  # of a time step, as in Brian2's own comparisons of times
 
 
 def check_device(supported: Mapping[type, str], what: str) -> None:
-    """Refuse a device of Brian2 on which ``what`` would do nothing without a word.
+    """Refuse a device of Brian2 on which ``what`` would silently do nothing.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def _objects(network: Network) -> set[Any]:
 
 
 def check_time_step(step: Clock, network: Clock, name: str) -> None:
-    """Refuse a group's time step of which the step of its model is no whole multiple."""
+    """Refuse a group's time step that does not divide the step of its model."""
     ratio = step.dt_ / network.dt_
     if round(ratio) < 1 or abs(ratio - round(ratio)) > _EPSILON:
         raise UsageError(
@@ -72,7 +72,7 @@ def check_time_step(step: Clock, network: Clock, name: str) -> None:
 
 
 def check_schedule(group: Group) -> None:
-    """Refuse a schedule in which spikes arrive before a bin has been closed."""
+    """Refuse a schedule in which spikes can arrive before the step that ends a bin."""
     for network in networks_of(group):
         if network.schedule[0] != "start":
             raise UsageError(
@@ -87,14 +87,14 @@ def check_writers(
     read_only: Mapping[str, str],
     namespace: Mapping[str, Any],
 ) -> None:
-    """Refuse code that writes what the model computes, or other than whole spikes to ``inputs``.
+    """Refuse code that writes outputs of the model, or anything but whole spikes to ``inputs``.
 
     Parameters
     ----------
     group, inputs : NeuronGroup
         The surrogates and their input channels.
     read_only : mapping of str to str
-        Variables of ``group`` that nothing may write, and why.
+        Variables of ``group`` that code must not write, and why.
     namespace : mapping
         Of the run: values of external names.
 
@@ -171,7 +171,7 @@ def _check_counts(
     namespace: Mapping[str, Any],
 ) -> None:
     """Refuse a block of code that makes ``x`` other than a count of spikes."""
-    # A fraction may come by way of local variables, which Brian2 knows only inside the block.
+    # Local variables may hold a fraction; Brian2 resolves them only inside the block.
     local: dict[str, AuxiliaryVariable] = {}
     for statement in statements:
         target, variable = statement.target, statement.variable

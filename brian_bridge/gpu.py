@@ -1,4 +1,4 @@
-"""Surrogates whose model steps on a GPU, behind the interface that the CPU's stepper has."""
+"""Surrogates whose model steps on a GPU, with the interface of the CPU's stepper."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def check_gpu(device: str, precision: np.dtype) -> None:
 
 
 class GpuStepper:
-    """N neurons that step on a GPU, where their hidden state stays.
+    """N neurons whose steps are computed, and whose hidden state is kept, on a GPU.
 
-    Each step brings the counts there and the outputs back. ``pull`` and ``push`` copy the hidden
-    state for those who store or set it.
+    Each step copies the counts to the GPU and the outputs back. ``pull`` and ``push`` copy the
+    hidden state, for storing and setting it.
 
     Parameters
     ----------

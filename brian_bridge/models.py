@@ -1,4 +1,4 @@
-"""From what the user names as the model to weights, levels and starting values of N neurons."""
+"""Loads the models of N neurons: weights, levels and starting values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Population:
     Raises
     ------
     UsageError
-        If a source is no model, the number of models is not N, or they differ in more than their
+        If a source is not a model, the number of models is not N, or they differ in more than their
         weights.
     DataError
         If a file is missing or damaged.

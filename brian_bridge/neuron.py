@@ -30,7 +30,7 @@ _OUTPUT = "it is what the model computed, and nothing acts back on it; drive the
 
 
 class _HasChannels:
-    """What a group of surrogates and a part of it have in common: input channels."""
+    """Input channels, of a group of surrogates or of a subgroup."""
 
     #: Channels of each neuron, and how many of them are excitatory.
     _channels: tuple[int, int]
@@ -40,14 +40,14 @@ class _HasChannels:
     def channel(
         self, neuron: ArrayLike, segment: ArrayLike, kind: str = "exc"
     ) -> NDArray[np.int64]:
-        """Where a synapse lies in ``inputs``, for ``Synapses.connect(j=...)``.
+        """Index of a synapse in ``inputs``, for ``Synapses.connect(j=...)``.
 
         Parameters
         ----------
         neuron : int or array of int
             In this group.
         segment : int or array of int
-            Dendritic segment, in the order of the model card's ``segments``; each bears one
+            Dendritic segment, in the order of the model card's ``segments``; each has one
             excitatory and one inhibitory synapse. Broadcast against ``neuron``.
         kind : "exc" | "inh"
 
@@ -83,7 +83,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
     Spikes arrive through ordinary :class:`~brian2.synapses.synapses.Synapses` onto ``inputs``,
     with ``on_pre="x_post += 1"``, and leave like those of any other group. Bin k holds what arrives
     at k ms <= t < (k + 1) ms. The model steps at (k + 1) ms, before anything else happens at that
-    time, and its spikes bear that time. See docs/brian2.md.
+    time, and its spikes have that time. See docs/brian2.md.
 
     Parameters
     ----------
@@ -116,12 +116,12 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         The input channels of all neurons, N x input size elements; that of a neuron's channel c is
         ``neuron * input_size + c``. Its integer ``x`` counts the spikes of the current bin.
     v : volt
-        Soma voltage in the last bin that was closed; before, the card's resting value. Read-only.
+        Soma voltage in the last bin that ended; before, the card's resting value. Read-only.
     p : 1
         Spike probability in that bin; before, 0. Read-only.
     lost : int
         Spikes that arrived at each neuron on a channel that already had one in that bin. The model
-        was trained on at most one and does not see them. Read-only.
+        was trained on at most one and does not get them. Read-only.
 
     Raises
     ------
@@ -218,7 +218,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     @property
     def written_readonly_vars(self) -> set[Any]:
-        """Variables that only code writes: by it C++ standalone knows what it must read back."""
+        """Variables that only code writes; C++ standalone reads their values back after a run."""
         return {self.variables[name] for name in self.read_only}
 
     @property
@@ -253,15 +253,15 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     @property
     def input_rates(self) -> dict[str, Quantity]:
-        """Mean input rate per excitatory and inhibitory synapse so far, one neuron being counted
-        in each bin, in turn."""
+        """Mean input rate per excitatory and inhibitory synapse so far, counted on one neuron in
+        each bin, in turn."""
         counted = self.variables["_arrivals"].get_value()
         return {
             kind: rate * Hz for kind, rate in input_rates(self.population.card, counted).items()
         }
 
     def warn_about_rates(self) -> None:
-        """Warn, once for each kind of synapse, of input unlike that of the training."""
+        """Warn, once for each kind of synapse, if the input rate is outside the training range."""
         arrivals = self.variables["_arrivals"].get_value()
         for kind, message in range_warnings(self.population.card, arrivals):
             if kind not in self._warned_of:
@@ -273,7 +273,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
 
 class SurrogateSubgroup(_HasChannels, Subgroup):
-    """Some consecutive neurons of a SurrogateNeuron, with the ``inputs`` that are theirs."""
+    """Some consecutive neurons of a SurrogateNeuron, with their ``inputs``."""
 
     def __init__(
         self, source: SurrogateNeuron, start: int, stop: int, name: str | None = None
@@ -304,8 +304,8 @@ def warm_state(
 ) -> NDArray[np.float32]:
     """Hidden states of neurons that have been driven by random input for a while.
 
-    From its zero state a model takes some hundred milliseconds to forget that it began. A network
-    that shall start in the middle of activity starts from states like these.
+    The zero state affects a model's output for some hundred milliseconds. These states start a
+    network as if it had been active before.
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ def warm_state(
     neurons : int
         Number of states N.
     duration : Quantity
-        How long each was driven.
+        For how long each was driven.
     excitatory, inhibitory : Quantity, optional
         Poisson rate of each synapse; by default the middle of the card's training range.
     seed : int

@@ -1,4 +1,4 @@
-"""Whether the input is like that of the training trials: a model knows nothing of other input."""
+"""Compares the input rates of a run with those of the training trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surrogate.model.model_file import ModelCard
 __all__ = ["KINDS", "MIN_BINS", "input_rates", "range_warnings"]
 
 KINDS = ("excitatory", "inhibitory")
-#: Fewer bins than this are too few to judge a rate by.
+#: With fewer bins than this a rate is not reported.
 MIN_BINS = 100
 
 
@@ -39,7 +39,7 @@ def input_rates(card: ModelCard, arrivals: NDArray[np.int64]) -> dict[str, float
 
 
 def range_warnings(card: ModelCard, arrivals: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
-    """For each kind of synapse whose rate left the card's range: the kind and a sentence."""
+    """For each kind of synapse whose rate is outside the card's range: the kind and a warning."""
     if arrivals[2] < MIN_BINS:
         return
     for kind, rate in input_rates(card, arrivals).items():

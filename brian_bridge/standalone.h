@@ -1,5 +1,5 @@
-// What C++ standalone programs of Brian2 need of a surrogate besides the kernels: the counterpart of
-// step.py and philox.py.
+// The code that C++ standalone programs of Brian2 need for a surrogate besides the kernels; the
+// counterpart of step.py and philox.py.
 #ifndef SURROGATE_BRIAN_STANDALONE_H
 #define SURROGATE_BRIAN_STANDALONE_H
 
@@ -21,8 +21,8 @@ namespace surrogate {
 template <class T>
 class Population {
  public:
-  // The population with these weights, made on the first call: each run of a program has code of its
-  // own, and all of it shall use the same.
+  // The population with these weights, made on the first call. Each run() of a program has generated
+  // code of its own; all of them use the same population.
   static const Population &of(const T *weights, int arch, bool linear_head, int input_size,
                               int layers, const int *hidden_sizes, int models) {
     static std::map<const T *, Population *> made;

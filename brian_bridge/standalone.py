@@ -22,7 +22,7 @@ __all__ = ["StandaloneStep"]
 
 _HEADER = Path(__file__).resolve().with_name("standalone.h")
 
-# The model is made at its first step: weights never change, hidden state lies in Brian2's arrays.
+# The model is made at its first step: weights never change, hidden state is in Brian2's arrays.
 _CODE = Template("""
 static double $function(const double t, const double stepped_at)
 {
@@ -41,7 +41,7 @@ static double $function(const double t, const double stepped_at)
 }
 """)
 
-# Into the end of main(), where the arrays still exist.
+# For the end of main(), where the arrays still exist.
 _RATE_CHECK = Template("""
 if ($arrivals[2] >= $min_bins) {
     const double rate = $arrivals[$index] / ($arrivals[2] * $dt_ms * 1e-3 * $synapses);
@@ -54,12 +54,12 @@ if ($arrivals[2] >= $min_bins) {
 
 
 class StandaloneStep(CodeRunner):
-    """Closes a bin, as :class:`surrogate.brian_bridge.step.RuntimeStep` does.
+    """The step at the end of a bin, as in :class:`surrogate.brian_bridge.step.RuntimeStep`.
 
-    Brian2 calls a function once for all neurons where the result goes into a scalar variable.
+    Brian2 calls a function once for all neurons if its result is assigned to a scalar variable.
     """
 
-    #: Of the spike counts: half the memory to search at each step. A bin holds 32,767 of a channel.
+    #: Of the spike counts: half the memory to search at each step. The maximum of a bin is 32,767.
     count_dtype = np.int16
 
     def __init__(self, neuron: SteppedGroup, **schedule: Any) -> None:
@@ -74,7 +74,7 @@ class StandaloneStep(CodeRunner):
             neuron,
             "stateupdate",
             code=f"_stepped_at = {function}(t, _stepped_at)",
-            # By these Brian2 knows what may change.
+            # Tells Brian2 which variables may change.
             needed_variables=[*neuron.step_variables],
             **schedule,
         )
@@ -86,7 +86,7 @@ class StandaloneStep(CodeRunner):
             get_device().insert_code("before_end", check)
 
     def pull(self) -> None:
-        """Nothing: the hidden state lies in Brian2's arrays."""
+        """Does nothing: the hidden state is already in Brian2's arrays."""
 
     push = pull
 
@@ -94,7 +94,7 @@ class StandaloneStep(CodeRunner):
         function = Function(
             _not_callable, arg_units=[second, second], return_unit=second, stateless=False
         )
-        # Brian2 writes the namespace to binary files, and takes its names to be unique.
+        # Brian2 writes the namespace to binary files and expects its names to be unique.
         weights = f"{name}_weights"
         timestep = self.clock.variables["timestep"]
         code = _CODE.substitute(_code_values(neuron, timestep), function=name, weights=weights)

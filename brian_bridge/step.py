@@ -17,12 +17,12 @@ __all__ = ["RuntimeStep"]
 
 
 class RuntimeStep(NetworkOperation):
-    """Closes a bin: spike counts in, hidden state on, voltage and spike probability out.
+    """The step at the end of a bin: takes spike counts, gives voltage and spike probability.
 
-    Works in place on the arrays of Brian2, so that nothing is copied and store/restore see it all.
+    Works in place on the arrays of Brian2: nothing is copied, and store/restore include the state.
     """
 
-    #: Of the spike counts; Brian2's Cython target knows no smaller integer.
+    #: Of the spike counts; Brian2's Cython target has no smaller integer.
     count_dtype = np.int32
 
     def __init__(self, neuron: SteppedGroup, **schedule: Any) -> None:
@@ -50,7 +50,7 @@ class RuntimeStep(NetworkOperation):
         self._own, self._spec = own, population.spec
         self._excitatory = population.card.n_excitatory
         self._seed = getattr(neuron.threshold, "seed", 0)
-        # Oldest last: each takes over the value of the one before it.
+        # Oldest last: each gets the value of the one before it.
         self._logits = [own[name] for name in ("_logit", *neuron.history)]
         self._timestep = self.clock.variables["timestep"].get_value()
         self._time = neuron.clock.variables["t"].get_value()
@@ -77,7 +77,7 @@ class RuntimeStep(NetworkOperation):
         self._stepped_at[0] = self._time[0]
 
     def _sample_arrivals(self, timestep: int) -> None:
-        """Count the arrivals at one neuron, another at each step: all would take too long."""
+        """Count the arrivals at one neuron, another at each step: counting all takes too long."""
         row = self._counts[timestep % len(self._counts)]
         arrivals, excitatory = self._own["_arrivals"], self._excitatory
         arrivals[0] += np.add.reduce(row[:excitatory])
@@ -85,12 +85,12 @@ class RuntimeStep(NetworkOperation):
         arrivals[2] += 1
 
     def pull(self) -> None:
-        """Bring the hidden state into Brian2's arrays, where it lies elsewhere."""
+        """Copy the hidden state into Brian2's arrays if it is kept elsewhere."""
         if isinstance(self._stepper, GpuStepper):
             self._stepper.pull()
 
     def push(self) -> None:
-        """Take the hidden state from Brian2's arrays, where it lies elsewhere."""
+        """Copy the hidden state from Brian2's arrays if it is kept elsewhere."""
         if isinstance(self._stepper, GpuStepper):
             self._stepper.push()
 

@@ -18,7 +18,7 @@ __all__ = ["Expression", "Level", "LocalPeak", "RisingEdge", "Stochastic", "Thre
 
 
 class Threshold(ABC):
-    """A rule for spikes."""
+    """A rule that says in which bins a neuron spikes."""
 
     #: Number of earlier bins whose logits the condition reads.
     history: ClassVar[int] = 0
@@ -26,7 +26,7 @@ class Threshold(ABC):
     @property
     @abstractmethod
     def condition(self) -> str:
-        """What Brian2 evaluates."""
+        """The expression that Brian2 evaluates."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class RisingEdge(Level):
 class LocalPeak(Level):
     """A spike where the logit has a local maximum that reaches the level.
 
-    A maximum shows one bin later, so the spike comes 1 ms later than that of the other rules.
+    A maximum is known only one bin later, so the spike is 1 ms later than with the other rules.
     """
 
     history: ClassVar[int] = 2
@@ -80,8 +80,8 @@ class Stochastic(Threshold):
     """A spike with the probability that the network gives, drawn anew in each bin.
 
     The random numbers depend on seed, neuron and bin alone (:mod:`surrogate.brian_bridge.philox`):
-    they are the same in every mode of Brian2, in chunks and after ``restore``, and leave Brian2's
-    own generator alone.
+    they are the same in every mode of Brian2, in several runs and after ``restore``, and do not use
+    Brian2's own generator.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Stochastic(Threshold):
 
 @dataclass(frozen=True)
 class Expression(Threshold):
-    """A boolean expression of Brian2 over ``p``, ``v`` and whatever else it can resolve."""
+    """A boolean expression of Brian2 over ``p``, ``v`` and other variables of the group."""
 
     code: str
 
