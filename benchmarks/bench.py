@@ -58,8 +58,8 @@ def bench(
     threads : int
         CPU threads of ours and of every peer.
     make_ours : sequence of callables
-        What is held against the peers, one way or several, each in rows of its own. Where the first
-        fails the case does; another is left out with a note.
+        What is compared with the peers, one way or several, each in rows of its own. If the first
+        fails, the case fails; another is left out with a note.
     progress : callable
         Called with the share of the cases that is done and what is under way.
 
@@ -80,7 +80,7 @@ def bench(
 
         report(0.0)
         if case.device == "cpu":
-            # Again before every case: a machine that is busy for a while hides its peak.
+            # Again before every case, because other work on the machine lowers a measured peak.
             peaks["cpu"] = peak("cpu", threads, peaks.get("cpu"))
         else:
             peaks[case.device] = gpu_peak(case.device)
@@ -115,7 +115,7 @@ def _measure_case(
     values = _values(problem, make_ours, notes)
     rows: list[tuple[Contender, Contender, float]] = []
     for name in peer_names(case):
-        # A peer that this torch, driver or memory does not carry says nothing of the others.
+        # A peer that does not run with this torch, driver or memory does not end the others.
         try:
             peer = _peer(name, problem, now, min(seconds, 0.3), notes)
             expected = peer.values()
@@ -123,7 +123,7 @@ def _measure_case(
             notes.append(_left_out(name, case, error))
             continue
         rows += [(mine, peer, parity(own, expected)) for mine, own in values.items()]
-    # What does not compute the same has no speed worth telling.
+    # No speed is reported for results that differ.
     agreeing = [pair for *pair, found in rows if found <= _bound(pair[1])]
     timed = list(dict.fromkeys(contender for pair in agreeing for contender in pair))
     samples = measure(timed, seconds, now, report) if timed else []
@@ -134,7 +134,7 @@ def _measure_case(
 def _values(
     problem: Problem, make_ours: Sequence[Callable[[Problem], Contender]], notes: list[str]
 ) -> dict[Contender, dict[str, Tensor]]:
-    """What each of ours computes."""
+    """The results of each of our implementations."""
     values: dict[Contender, dict[str, Tensor]] = {}
     for make in make_ours:
         try:

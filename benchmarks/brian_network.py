@@ -2,13 +2,13 @@
 
 N surrogates (RNN 32-16-2, 1278 channels, 14 arrivals per ms and neuron) and 4 N leaky
 integrate-and-fire neurons, connected both ways, at a time step of 0.1 ms. The time of the model's
-step is told apart from that of the rest of Brian2. The peer is what one would write without this
-package: the same network around a ``network_operation`` that calls torch.nn on dense input. Both
-must give the same voltages before anything is timed; if not, the exit status is 1.
+step and that of the rest of Brian2 are reported separately. The peer is what one would write
+without this package: the same network around a ``network_operation`` that calls torch.nn on dense
+input. Both must give the same voltages before anything is timed; otherwise the exit status is 1.
 
-With ``--standalone`` our network is also compiled as a C++ program, whose profile tells the wall
-time of the step and of the rest. That its spikes are those of the run-time modes is what
-tests/brian_bridge/test_modes.py proves.
+With ``--standalone`` our network is also compiled as a C++ program, whose profile gives the wall
+time of the step and of the rest. tests/brian_bridge/test_modes.py proves that its spikes are those
+of the run-time modes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PARITY_BOUND = 1e-3  # mV
 
 
 class Timed:
-    """A network whose step and whose time per chunk are clocked in CPU time."""
+    """A network that measures the CPU time of its step and of each chunk."""
 
     def __init__(self, neurons: int, model: Model, build: Callable[..., tuple[Any, ...]]) -> None:
         from brian2 import Network, NetworkOperation, StateMonitor, ms
@@ -83,7 +83,7 @@ def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
     bins, channel = arrivals.nonzero()
     source = SpikeGeneratorGroup(CHANNELS, channel, bins * ms, period=steps * ms)
     into = Synapses(source, inputs, on_pre="x_post += 1")
-    # In an order of its own at each neuron: finding the same channels at all is twice as fast.
+    # A different order for each neuron: with the same order the search would be twice as fast.
     order = np.concatenate([rng.permutation(CHANNELS) for _ in range(neurons)])
     into.connect(i=order, j=np.arange(CHANNELS * neurons))
     lif = NeuronGroup(
@@ -112,7 +112,7 @@ def surrogate_group(neurons: int, model: Model) -> tuple[Any, ...]:
 
 
 def plain_group(neurons: int, model: Model) -> tuple[Any, ...]:
-    """What one would write without it."""
+    """What one would write without this package."""
     from brian2 import NetworkOperation, NeuronGroup, ms
 
     spec, rule = model.card.spec, model.spike_rule
@@ -133,7 +133,7 @@ def plain_group(neurons: int, model: Model) -> tuple[Any, ...]:
 
     def step() -> None:
         nonlocal started
-        if not started:  # a step at 0 ms would close a bin that never was
+        if not started:  # no bin has ended at 0 ms
             started = True
             return
         with torch.no_grad():
@@ -150,7 +150,7 @@ def plain_group(neurons: int, model: Model) -> tuple[Any, ...]:
 
 
 def example_model() -> Model:
-    """RNN 32-16-2 with random weights, and a level that an output exceeds now and then."""
+    """RNN 32-16-2 with random weights, and a level that outputs exceed in one bin of a hundred."""
     from brian2 import Hz, ms
 
     from surrogate.brian_bridge import warm_state

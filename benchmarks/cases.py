@@ -1,4 +1,4 @@
-"""The cases that `surrogate bench` measures unasked, and the ratios this project aims at."""
+"""The cases that `surrogate bench` measures by default, and the ratios this project aims at."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def select_cases(
     steps: int | None = None,
     neurons: int | None = None,
 ) -> list[Case]:
-    """The cases that the options of ``surrogate bench`` ask for; what is None is not narrowed.
+    """The cases that the options of ``surrogate bench`` ask for; None means no choice.
 
     Without any: a training step and single bins for 1 and 1000 neurons, of LSTM 256-64-2 and RNN
     32-16-2.

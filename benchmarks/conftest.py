@@ -18,7 +18,7 @@ __all__ = ["checked"]
 
 @pytest.fixture
 def checked() -> Callable[[Case], Contender]:
-    """Ours for a case, after it has agreed with the torch provider: nothing wrong is timed."""
+    """Ours for a case, after a check that it agrees with the torch provider."""
     torch.set_num_threads(1)
 
     def check(case: Case) -> Contender:

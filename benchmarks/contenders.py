@@ -1,4 +1,4 @@
-"""What computes a problem, ours and theirs: first its values, then, in turn with others, timed."""
+"""Implementations that are compared, ours and the peers': they give results and can be timed."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def dense_input(problem: Problem, dtype: torch.dtype = torch.float32, multiple: 
 
 
 class Contender(ABC):
-    """One implementation, holding the inputs of one problem in the form it likes best.
+    """One implementation, with the inputs of one problem in the form that suits it best.
 
     Attributes
     ----------
     name : str
         Its name in the table.
     variant : str
-        Which of its possible configurations this is.
+        Which of its configurations this is.
     problem : Problem
     """
 
@@ -130,7 +130,7 @@ class StepContender(Contender):
         self.reset()
         steps = range(self.problem.case.calls)
         outputs = [self.step(index).float().cpu().clone() for index in steps]
-        # The loop that is timed is not the one above, so its result is what is compared.
+        # The timed loop is not the one above, so its result is compared.
         self.reset()
         self.run()
         return {"outputs": torch.stack(outputs, 1), "state": self.state().float().cpu().clone()}
@@ -156,7 +156,7 @@ class StackContender(SequenceContender):
         problem = self.problem
         allow_tf32(
             False
-        )  # whatever the peer before has left: our weight gradients are products, too
+        )  # the peer before may have changed it, and our weight gradients are products, too
         return run_stack(
             problem.case.spec, self.weights, problem.events, problem.state, self.provider
         )

@@ -30,7 +30,7 @@ BATCH, STEPS = 32, 1000
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the parent's memory as this process's own
+    if status.exists():  # getrusage would include the parent's memory
         (line,) = (row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Every Triton kernel on this GPU against the reference in float64: what the suite does first."""
+"""Compares every Triton kernel on this GPU with the reference in float64, before the suite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEURONS = (1, 1000, 1 << 20)
 #: Sequences, neurons and bins of a check: odd, so that no tile is full; the sequences get the same
 #: tiles as the 32 that are timed.
 CHECK_SEQUENCES, CHECK_NEURONS, CHECK_STEPS = 27, 5, 20
-#: Waits so many seconds at most for the rows of a check.
+#: Waits at most so many seconds for the rows of a check.
 Rows = Callable[[float], list[dict[str, Any]]]
 
 
@@ -39,13 +39,13 @@ def checks(jobs: int) -> Iterator[Callable[[StackSpec, str], Rows]]:
     if jobs == 1:
         yield lambda spec, device: lambda seconds: check(spec, device)
         return
-    # A process each: after an illegal access nothing works in the process that made it.
+    # A process each: after an illegal access no kernel runs in that process.
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
         yield lambda spec, device: pool.apply_async(check, (spec, device)).get
 
 
 def check(spec: StackSpec, device: str = "cuda") -> list[dict[str, Any]]:
-    """Hold each kernel of ``spec`` against the reference in float64.
+    """Compare each kernel of ``spec`` with the reference in float64.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def _check_row(spec: StackSpec, kernel: str, find: Callable[[], float]) -> dict[
     difference, error = None, None
     try:
         difference = find()
-    except Exception as failure:  # another kernel may do
+    except Exception as failure:  # another kernel may work
         traceback.print_exc()
         error = reason_of(failure)
     bound = PARITY_BOUNDS["float32"][mode]
@@ -96,7 +96,7 @@ def _training_parity(problem: Problem) -> float:
 
 
 def _step_parity(spec: StackSpec, plan: StepPlan, device: str, as_counts: bool = False) -> float:
-    # Programs that meet must all run at once, so few neurons where many programs share one.
+    # Programs that synchronise must all run at once: few neurons where many programs share one.
     neurons = max(1, min(CHECK_NEURONS, chip_of(torch.device(device)).processors // plan.split))
     problem = Problem.draw(Case(spec, "evaluate", neurons, CHECK_STEPS, device))
     return parity(_step_values(problem, plan, as_counts), _exact(problem))

@@ -1,11 +1,11 @@
 """All GPU measurements in one run: ``python -m surrogate.benchmarks.gpu_suite --out FILE.json``.
 
-First every kernel is held against the float64 reference, in all 18 configurations; then come a
+First every kernel is compared with the float64 reference, in all 18 configurations; then come a
 training step against cuDNN in three precisions, single bins of 1, 1000 and 2^20 neurons, and a
 dozen trainings in one launch against one after the other. Goals come first, the file is written
-anew after every row, and what fails, or has no time left, is listed with its reason. What
-disagrees with the reference is not timed. Checks run in several processes, for most of their time
-goes into compiling, and what one breaks is not broken for the others.
+again after every row, and rows that fail, or have no time left, are listed with the reason. What
+disagrees with the reference is not timed. Checks run in several processes, because they mostly
+compile, and because an error in one then does not affect the others.
 
 ``--dry-run`` needs no GPU: it lists the rows with the cost model's predictions.
 """
@@ -43,7 +43,7 @@ __all__ = ["GraphSteps", "run", "suite_cases"]
 BATCH, STEPS = 32, 1000
 #: Runs that train together, and their steps.
 TOGETHER, TOGETHER_STEPS = 12, 8
-#: Of the minutes, what the checks may take.
+#: The share of the minutes that the checks may take.
 _CHECKING = 0.5
 #: Training steps against cuDNN to reach, by configuration.
 _GOALS = {
@@ -110,7 +110,7 @@ def run(
     seconds : float
         To time each case for, beside preparing it.
     minutes : float
-        After these no further row is begun.
+        After these no row begins.
     together : sequence of StackSpec
         Configurations to train a dozen of together, on the first case's device.
     jobs : int
@@ -122,7 +122,7 @@ def run(
     -------
     dict
         What the file holds: ``date``, ``gpu``, ``versions``, ``complete``, ``broken`` (None, or
-        after which row CUDA worked no more), the ``checks`` and
+        after which row CUDA stopped working), the ``checks`` and
         ``rows`` (those of :func:`surrogate.benchmarks.bench.bench`, and ``neuron_steps_per_s``),
         ``machine``, ``together`` (rows of :func:`surrogate.benchmarks.together.measure`), and
         ``missing``: each row that was not measured, and why; ``notes``: the peers left out.
@@ -148,7 +148,7 @@ def run(
             try:
                 say(f"{label}: {action()}")
                 reason = ""
-            except Exception as error:  # whatever it is, the other rows are still worth having
+            except Exception as error:  # whatever the error, the other rows are still measured
                 reason = reason_of(error)
                 found["broken"] = _broken_by(label)
                 traceback.print_exc()
@@ -178,7 +178,7 @@ def run(
 
 
 def _broken_by(label: str) -> str | None:
-    """A line if the last error was of the kind after which CUDA works no more in this process."""
+    """A line if the last error was of the kind after which CUDA no longer works in this process."""
     if torch.cuda.is_available():
         try:
             torch.cuda.synchronize()
@@ -226,7 +226,7 @@ def _time_row(
 
 
 def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> dict[str, Any]:
-    """A row of ours where no peer runs: it was held against the reference, so its time is true."""
+    """A row of ours where no peer runs; it has been compared with the reference."""
     mine = make(Problem.draw(case))
     (samples,) = measure([mine], seconds, clock(case.device))
     p20, p50, p80 = quantiles(samples)
@@ -243,7 +243,7 @@ def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> 
 
 def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
     hidden = "-".join(map(str, spec.hidden_sizes))
-    allow_tf32(False)  # whatever the peer timed before has left
+    allow_tf32(False)  # the peer timed before may have changed it
     row = measure_together(spec.arch, hidden, TOGETHER, TOGETHER_STEPS, device)
     found["together"].append(row)
     if row["ratio"] is None:

@@ -36,7 +36,7 @@ def kernel_table(
     seconds: float = 2.0,
     progress: Callable[[float, str], None] = lambda share, label: None,
 ) -> dict[str, Any]:
-    """Ours and cuDNN's times: measured where there is a GPU, elsewhere those on record.
+    """Ours and cuDNN's times: measured where there is a GPU, elsewhere the recorded ones.
 
     Parameters
     ----------

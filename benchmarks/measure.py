@@ -1,4 +1,4 @@
-"""Timing in turns, and what the machine can reach at best."""
+"""Timing in turns, and the peak rates of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_ROUNDS = 200
 
 
 def clock(device: str, threads: int = 1) -> Callable[[], float]:
-    """Seconds, on the clock that fits.
+    """Seconds, by a clock that depends on what is measured.
 
     On one CPU thread the process's CPU time, which other processes on the machine do not lengthen;
     with more threads, where CPU time would count each of them, and on a GPU, wall time.
@@ -60,8 +60,8 @@ def measure(
 ) -> list[list[float]]:
     """Time contenders in turns: a block of passes each, round after round, in one process.
 
-    What slows the machine for a while then slows all of them. The order changes from round to
-    round, so that none always follows the same other.
+    Whatever slows the machine for a while then slows all of them. The order changes from round to
+    round, so that none always follows the same one.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Peak:
-    """The best this machine does, by a short measurement: the denominators of every floor.
+    """The highest rates of this machine in a short measurement: the denominators of every floor.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ def peak(device: str, threads: int = 1, before: Peak | None = None, seconds: flo
 
 @functools.cache
 def gpu_peak(device: str) -> Peak:
-    """A GPU's peaks. It is lent to one at a time, so one measurement serves all rows."""
+    """A GPU's peaks. One process uses it at a time, so one measurement serves all rows."""
     return peak(device)
 
 
@@ -182,7 +182,7 @@ def _cache_bytes(device: str) -> int:
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     found = [int(path.read_text().strip().removesuffix("K")) * 1024 for path in sizes]
-    return max(found, default=32 * 2**20)  # a common size, where the system does not tell
+    return max(found, default=32 * 2**20)  # a common size, where the system gives none
 
 
 def _best(call: Callable[[], object], now: Callable[[], float], seconds: float) -> float:

@@ -88,7 +88,7 @@ class OnnxSequence(SequenceContender):
 
 
 class OnnxSteps(StepContender):
-    """One bin per call through ``session.run``, the states handed back as arrays."""
+    """One bin per call through ``session.run``, the states passed back as arrays."""
 
     variant = "session.run"
 
@@ -166,7 +166,7 @@ class OnnxBoundSteps(StepContender):
         return torch.from_numpy(self.outputs.numpy()[0, 0])
 
     def state(self) -> Tensor:
-        # A pass is an even number of bins, so it ends where it began.
+        # A pass has an even number of bins, so it ends with the buffer that it began with.
         return _join([value.numpy() for value in self.buffers[0].values()])
 
     def run(self) -> None:

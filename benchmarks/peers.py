@@ -123,7 +123,7 @@ class _Stack(nn.Module):
         self.layers = nn.ModuleList(
             self.layer_type(spec)(n_in, size) for n_in, size in pairwise(sizes)
         )
-        # Moved before it is filled: moving lays a layer's parameters side by side, as cuDNN wants.
+        # Moved before it is filled: moving makes a layer's parameters contiguous, as cuDNN wants.
         self.to(weights["layers.0.weight_ih_l0"].device, precision.dtype)
         with torch.no_grad():
             for parameter, weight in zip(self.parameters(), weights.values(), strict=True):
@@ -257,7 +257,7 @@ class GraphModuleSteps(ModuleSteps):
         self.variant += ", CUDA graph"
         self.kept = [part.clone() for part in self.initial]  # what the graph reads and writes
         self.reset()
-        side = torch.cuda.Stream()  # as capturing demands; cuDNN chooses its ways in the first pass
+        side = torch.cuda.Stream()  # capturing needs it; cuDNN chooses its ways in the first pass
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             super().run()
@@ -281,7 +281,7 @@ class GraphModuleSteps(ModuleSteps):
 
 def _traced(stack: nn.Module, x: Tensor, states: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so at every call
+        warnings.simplefilter("ignore")  # TorchScript is deprecated and warns at every call
         trace = torch.jit.trace(stack, (x, *states), check_trace=False)
         optimised = torch.jit.optimize_for_inference(trace)
         for _ in range(3):  # its profiling executor compiles during the first calls
@@ -322,7 +322,7 @@ class StackSteps(StepContender):
 
 
 class EventSteps(StepContender):
-    """Event-driven torch made for stepping: a bag of transposed columns per neuron."""
+    """Event-driven torch for stepping: ``embedding_bag`` on transposed weights."""
 
     variant = "embedding_bag, transposed once"
 

@@ -2,7 +2,7 @@
 
 Whole optimiser steps of the blog's recipe on the bundled sample, with learning rates and class
 weights as in the blog's grid: reading, forward, backward, and each run's AdamW. On a GPU the runs
-share every launch; on a CPU nothing is gained, and the ratio says so.
+share every launch; on a CPU nothing is gained.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(
     arch, hidden : str
         Such as "lstm" and "32-16-2".
     models, steps : int
-        At least 1 and 3; the first step, which compiles, and the last, which judges, do not count.
+        At least 1 and 3; the first step (compilation) and the last (evaluation) are not timed.
     device : str
     same_seeds : bool
         Whether all runs have one seed, and so read each batch once for all of them together.
@@ -136,7 +136,7 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
     losses: dict[Trainer, list[float]] = {trainer: [] for trainer in trainers}
 
     def note(trainer: Trainer, progress: Progress) -> None:
-        if trainer is trainers[0]:  # a loss that is told has been waited for, on a GPU too
+        if trainer is trainers[0]:  # the loss is on the CPU, so the GPU has finished the step
             times.append(time.perf_counter())
         losses[trainer].append(progress.loss)
 

@@ -1,4 +1,4 @@
-"""What commands share: options, and the way results are printed."""
+"""Options of several commands, and printing of results."""
 
 from __future__ import annotations
 

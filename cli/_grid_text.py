@@ -32,7 +32,7 @@ _LINE_EVERY_S = 60.0
 class Progress:
     """Prints a line for each finished experiment, and how the grid stands.
 
-    On a terminal the latter is one line, written over; elsewhere one a minute.
+    On a terminal the latter is one line that is overwritten; elsewhere a line per minute.
     """
 
     def __init__(self, ledger: Ledger, costs: Mapping[str, float], engine: Engine) -> None:
@@ -50,7 +50,7 @@ class Progress:
             click.echo(self._standing(), err=True)
 
     def end(self) -> None:
-        """Leave the line that was written over."""
+        """End the line that has been overwritten so far."""
         if self._terminal:
             click.echo(err=True)
 
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def summary(ledger: Ledger) -> str:
-    """What `grid run` ends with."""
+    """The last lines of `grid run`."""
     lines = [counts_text(ledger)]
     lines += [f"failed: {row.experiment.name}: {row.error}" for row in _of(ledger, "failed")]
     if _of(ledger, "failed"):
@@ -192,7 +192,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def _left(ledger: Ledger, costs: Mapping[str, float]) -> float | None:
-    """Seconds until all is done by the processes that run now; None if nobody predicted costs."""
+    """Seconds until the processes that run now have finished; None without predicted costs."""
     from surrogate.grid.time_left import seconds_left
 
     rows = list(ledger.rows.values())

@@ -1,4 +1,4 @@
-"""What `surrogate doctor` finds out about the installed packages."""
+"""The installed packages, for `surrogate doctor`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def package_problems(versions: dict[str, str | None]) -> dict[str, str]:
 def brian2_conflicts(versions: dict[str, str | None]) -> dict[str, str]:
     """Installed packages that break Brian2 2.9, the last for Python 3.11, with the cure.
 
-    Unlike :func:`package_problems` these leave training and evaluating untouched.
+    Unlike those of :func:`package_problems`, these do not affect training and evaluating.
     """
     brian2, numpy, pyparsing = (versions.get(name) for name in ("brian2", "numpy", "pyparsing"))
     conflicts = {}

@@ -16,7 +16,7 @@ __all__ = ["bench"]
 
 _HELP = """Measure the kernels against torch.nn, ONNX Runtime and event-driven torch.
 
-Ours and each peer first compute the same inputs; where they disagree no speed is told and the exit
+Ours and each peer first compute the same inputs; where they disagree no speed is shown and the exit
 code is 1. Then they are timed in turns in one process. A ratio above 1 says that ours is faster.
 Without options LSTM 256-64-2 and RNN 32-16-2 are measured: one bin of 1 and of 1000 neurons per
 call, and a training step of 32 windows of 1000 bins. That takes about a minute.
@@ -166,7 +166,7 @@ def kernels(ctx: click.Context, mode: str, chip: str, seconds: float, as_json: b
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr, moved by the share that is done and what is under way."""
+    """A bar on stderr that shows the share that is done and the current case."""
     with click.progressbar(
         length=1000, label="measuring", file=sys.stderr, item_show_func=lambda text: text
     ) as bar:
@@ -178,14 +178,14 @@ def _fail_on_disagreement(ctx: click.Context, rows: Sequence[Mapping[str, Any]])
     if wrong:
         click.echo(
             f"Error: {len(wrong)} of {len(rows)} rows disagree with their peer beyond the bound, "
-            "so no speed is told for them",
+            "so no speed is shown for them",
             err=True,
         )
         ctx.exit(1)
 
 
 def _refuse_options(ctx: click.Context) -> None:
-    """Options before a subcommand would be taken and do nothing."""
+    """Refuse options before a subcommand, which would do nothing."""
     from click.core import ParameterSource
 
     from surrogate.errors import UsageError

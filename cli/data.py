@@ -257,7 +257,7 @@ def plot(
 
 
 class _Progress(contextlib.ExitStack):
-    """Progress of a conversion on stderr: a bar, or a line per source where nobody watches."""
+    """Progress of a conversion on stderr: a bar, or a line per source off a terminal."""
 
     def __init__(self) -> None:
         super().__init__()

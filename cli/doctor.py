@@ -128,7 +128,7 @@ def _triton(version: str | None, gpus: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _codegen_target(versions: dict[str, str | None], compiler: object) -> str | None:
-    """What Brian2's default preference, ``auto``, comes to; importing Brian2 takes seconds."""
+    """The target that Brian2's default, ``auto``, chooses; importing Brian2 takes seconds."""
     if versions.get("brian2") is None:
         return None
     return "cython" if versions.get("cython") and compiler else "numpy"
@@ -154,7 +154,7 @@ def _kernels() -> dict[str, Any]:
         return found | {"provider": default_provider()}
     except ImportError:  # without torch, which is reported by itself
         return found
-    except ValueError as error:  # SURROGATE_CPU_LEVEL names a level that cannot be had
+    except ValueError as error:  # SURROGATE_CPU_LEVEL names a level that is not available
         return found | {"error": str(error)}
 
 
