@@ -156,7 +156,6 @@ def _plan(
 ) -> tuple[Grid, Dataset]:
     """The grid that was asked for, or the one in the folder if nothing was; and its data."""
     from surrogate import datasets
-    from surrogate.errors import UsageError
     from surrogate.grid.grid import plan_grid
     from surrogate.grid.request import read_request
 
@@ -171,12 +170,7 @@ def _plan(
     where = options["data"] or table.get("data")
     if folder.exists() and not asked:
         planned = folder.grid()
-        dataset = datasets.open(where or planned.data)
-        if dataset.digest != planned.data_digest:
-            raise UsageError(
-                f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
-                f"expected {planned.data_digest[:12]}); give the right one with --data"
-            )
+        dataset = planned.open_data(where)
     else:
         dataset = datasets.open(where)
         planned = plan_grid(read_request(asked), dataset, reuse)

@@ -231,18 +231,8 @@ def _require_splits(dataset: Dataset) -> None:
 def _dataset_of(config: RunConfig, given: str | None) -> Dataset:
     """The data set of a run to be resumed, from where it was or from where it is now."""
     from surrogate import datasets
-    from surrogate.errors import DataError, UsageError
 
-    try:
-        dataset = datasets.open(given or config.data)
-    except DataError as error:
-        raise DataError(f"{error}; if the data moved, give their place with --data") from error
-    if dataset.digest != config.data_digest:
-        raise UsageError(
-            f"{dataset.path} is not the data set of this run (digest {dataset.digest[:12]}, "
-            f"expected {config.data_digest[:12]}); give the right one with --data"
-        )
-    return dataset
+    return datasets.open_recorded(config.data, config.data_digest, "this run", given)
 
 
 def _refuse_changes() -> None:

@@ -9,17 +9,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from surrogate import machine
+from surrogate import datasets, machine
+from surrogate.datasets import Dataset
 from surrogate.errors import UsageError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
 from surrogate.training.recipe import Recipe, load_recipe
 from surrogate.training.windows import plan_windows
-
-if TYPE_CHECKING:
-    from surrogate.datasets import Dataset
 
 __all__ = ["Grid", "plan_grid"]
 
@@ -76,6 +75,10 @@ class Grid:
             experiment = Experiment(arch, sizes, recipe, seed, request.labels, self.data_digest)
             found[experiment.hash] = experiment
         return list(found.values())
+
+    def open_data(self, path: str | Path | None = None) -> Dataset:
+        """The data, from where they were or from ``path``; see :func:`datasets.open_recorded`."""
+        return datasets.open_recorded(self.data, self.data_digest, "this grid", path)
 
     def to_json(self) -> str:
         """As stored in ``grid.json``."""

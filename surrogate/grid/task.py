@@ -17,7 +17,7 @@ import torch
 
 from surrogate import datasets, machine
 from surrogate.datasets import Dataset
-from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.errors import DataError, SurrogateError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder, GridFolder
 from surrogate.grid.lease import Lease
@@ -92,12 +92,7 @@ def take_up(
     folder = GridFolder(path)
     grid = folder.grid()
     experiments = {one.hash: one for one in grid.experiments()}
-    with datasets.open(data) as dataset:
-        if dataset.digest != grid.data_digest:
-            raise UsageError(
-                f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
-                f"expected {grid.data_digest[:12]}); give the right one with --data"
-            )
+    with datasets.open_recorded(data, grid.data_digest, "this grid") as dataset:
         fit = _fitting(experiments[names[0]], dataset.n_inputs, device, sharing)
         outcomes: list[Outcome] = []
         for first in range(0, len(names), fit):

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from surrogate import datasets
 from surrogate.datasets import Dataset
-from surrogate.errors import SurrogateError, UsageError
+from surrogate.errors import SurrogateError
 from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.protocols import Outputs, run_protocol
-from surrogate.grid.grid import Grid
 from surrogate.model.model_file import Model, load
 from surrogate.report.runs import Run
 from surrogate.report.summary import configuration_name
 
-__all__ = ["Judged", "describe_data", "judge_runs", "open_data"]
+__all__ = ["Judged", "describe_data", "judge_runs"]
 
 #: Float32 outputs differ between providers; a ROC AUC that moves by more is another model's.
 AUC_TOLERANCE = 1e-4
@@ -41,26 +38,6 @@ class Judged:
     model: Model
     outputs: Outputs
     scores: dict[str, Any]
-
-
-def open_data(grid: Grid, given: Path | None) -> Dataset:
-    """The data of ``grid``, from where they were or from ``given``.
-
-    Raises
-    ------
-    UsageError
-        If other data lie there.
-    DataError
-        If they cannot be opened.
-    """
-    dataset = datasets.open(given or grid.data)
-    if dataset.digest != grid.data_digest:
-        dataset.close()
-        raise UsageError(
-            f"{dataset.path} is not the data set of this grid (digest {dataset.digest[:12]}, "
-            f"expected {grid.data_digest[:12]}); give the right one with --data"
-        )
-    return dataset
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

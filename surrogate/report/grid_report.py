@@ -13,7 +13,7 @@ from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid
 from surrogate.grid.ledger import Ledger
 from surrogate.report import blog
-from surrogate.report.best_models import Judged, describe_data, judge_runs, open_data
+from surrogate.report.best_models import Judged, describe_data, judge_runs
 from surrogate.report.drawings import draw_curves, draw_models, draw_runs
 from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.runs import Run, read_metrics, read_run
@@ -120,12 +120,11 @@ def _judge(
     """The best model of each architecture on the validation trials, the data, what is missing."""
     best = best_of_each(runs, lambda run: run.arch)
     try:
-        dataset = open_data(grid, data)
+        dataset = grid.open_data(data)
     except SurrogateError as error:
         if data is not None:
             raise
-        cure = "if the data moved, give their place with --data"
-        return [], None, [f"ROC curves, thresholds, traces and the amount of data: {error}; {cure}"]
+        return [], None, [f"ROC curves, thresholds, traces and the amount of data: {error}"]
     with dataset:
         if best:
             names = ", ".join(map(configuration_name, best))
