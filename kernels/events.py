@@ -1,4 +1,4 @@
-"""Spike events: the sparse input that everything shares, from disk to kernel."""
+"""Spike events: the sparse form of the input, from disk to kernel."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SpikeEvents:
 
     @property
     def device(self) -> torch.device:
-        """Where the event lists lie."""
+        """The device of the event lists."""
         return self.channel.device
 
     def to(self, device: torch.device | str) -> SpikeEvents:
@@ -68,7 +68,7 @@ class SpikeEvents:
         return SpikeEvents(self.channel.to(device), self.row_ptr.to(device), self.batch, self.steps)
 
     def validate(self, input_size: int) -> None:
-        """Check every promise of the format; costs a pass over the events.
+        """Check that the events obey the format; needs a pass over them.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class SpikeEvents:
         if ptr[0] != 0 or ptr[-1] != channel.numel() or (ptr.diff() < 0).any():
             raise ValueError("SpikeEvents.row_ptr must rise from 0 to the number of events")
         if channel.numel():
-            # As Python's integers: compared with a tensor of int16, 2**15 would wrap.
+            # As Python's integers: compared with a tensor of int16, 2**15 would overflow.
             lowest, highest = int(channel.min()), int(channel.max())
             if lowest < 0 or highest >= input_size:
                 raise ValueError(
@@ -118,7 +118,7 @@ class SpikeEvents:
 
     @classmethod
     def concatenate(cls, parts: Sequence[SpikeEvents]) -> SpikeEvents:
-        """The sequences of ``parts``, which are of one length, one after the other."""
+        """The sequences of ``parts``, which have the same length, one after the other."""
         pieces, total = [parts[0].row_ptr[:1]], 0
         for part in parts:
             pieces.append(part.row_ptr[1:] + total)

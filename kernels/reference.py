@@ -43,7 +43,7 @@ def run_stack_reference(
 
 
 class ReferenceSteps:
-    """Steps by the specification, neuron by neuron where each has its own weights."""
+    """Steps by the specification, one neuron at a time where each has its own weights."""
 
     def __init__(
         self,

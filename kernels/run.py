@@ -1,4 +1,4 @@
-"""The one entry: run a stack over events with whichever provider serves the device."""
+"""Runs a stack over events with the provider for the device."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def run_models(
 ) -> tuple[Tensor, Tensor]:
     """Run M models of one configuration over spike events, differentiably.
 
-    On a GPU they share every launch. On a CPU they run one after the other, for they would gain
-    nothing. Either way each gives what :func:`run_stack` gives.
+    On a GPU they share every launch. On a CPU they run one after the other, because sharing would
+    not be faster. Each gives the same as :func:`run_stack`.
 
     Parameters
     ----------
@@ -123,6 +123,6 @@ def run_models(
             f"events hold {events.batch} sequences, expected {batch} for all {models} models or "
             f"{models * batch}, {batch} for each"
         )
-    # Their weights are stacked, so what holds for the first holds for all.
+    # The weights are stacked, so it is enough to check those of the first.
     _check(spec, {name: value[0] for name, value in weights.items()}, events)
     return _provider(provider, spec, state).run_models(spec, weights, events, state)

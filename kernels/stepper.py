@@ -32,9 +32,9 @@ class Stepper:
         Of arithmetic, state and outputs.
     state, outputs : NDArray, optional
         C-contiguous arrays [N, spec.state_size] and [N, 2] to work in, for callers that own the
-        memory; new ones, zeroed, if not given.
+        memory; by default new arrays of zeros.
     provider : "cpu" | "reference", optional
-        The C++ kernels, or the specification; by default the first where they were built.
+        The C++ kernels, or the specification; by default the kernels where they were built.
     threads : int
         CPU threads that share the neurons. One is best up to some hundred neurons.
 
@@ -51,7 +51,7 @@ class Stepper:
         Advance by one bin in which ``counts[n, channel]`` spikes arrived, int32
         [N, spec.input_size], and set the counts to zero. A channel with one spike or more is
         active; ``lost[n]``, int64 [N], grows by the spikes beyond the first of each channel, which
-        the stack, trained on zeros and ones, cannot see.
+        the stack ignores, since it was trained on zeros and ones.
 
     Raises
     ------
@@ -102,7 +102,7 @@ class Stepper:
         return self._outputs
 
     def __reduce__(self) -> NoReturn:
-        # A copy's step would be the original's and advance its neurons.
+        # The step of a copy would advance the neurons of the original.
         raise TypeError("a Stepper cannot be copied: make another one, and copy the state")
 
 

@@ -1,7 +1,7 @@
 """Differentiable layers in torch operations, for any device: events in, hidden states out.
 
-Autograd's step-by-step tape would add a weight-sized gradient at each of 1000 steps. These
-functions keep the activated gates instead, walk back through time in place, and make each weight
+Autograd would add a gradient of the size of the weights at each of 1000 steps. These functions
+keep the activated gates instead, go back through the steps in place, and compute each weight
 gradient with one matrix product over all steps.
 """
 

@@ -1,4 +1,4 @@
-"""The provider that runs everywhere torch does: sparse event projection, layer after layer."""
+"""The provider that runs wherever torch does: sparse event projection, layer after layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _time_major(events: SpikeEvents) -> tuple[Tensor, Tensor]:
     row_ptr = torch.zeros(counts.numel() + 1, dtype=torch.int32, device=device)
     row_ptr[1:] = counts.cumsum(0)
     starts = events.row_ptr[:-1].view(events.batch, events.steps).t().flatten()
-    # An event's old place is its row's old start plus its rank in the row.
+    # An event's old index is the old start of its row plus its rank in the row.
     shift = torch.repeat_interleave(starts - row_ptr[:-1], counts)
     places = torch.arange(events.channel.numel(), device=device) + shift
     return events.channel[places].int(), row_ptr

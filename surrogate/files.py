@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left under its final name."""
+"""Writes files so that a partly written one never has its final name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["atomic_path", "atomic_write_text", "explain_os_error"]
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to; on success it takes ``target``'s name, on failure it is removed.
 
-    The temporary file lies beside ``target`` (a rename across file systems is not atomic) and is
-    flushed to disk before the rename, so a crash leaves the old file or the new, never a part.
+    The temporary file is in the folder of ``target``, since a rename across file systems is not
+    atomic, and is flushed to disk before the rename: a crash leaves the old file or the new one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The C++ kernels: one source built for several instruction sets, of which the fastest is used."""
+"""The C++ kernels: one source, built for several instruction sets; the fastest is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LEVELS", "include_dir", "level", "load", "why_not"]
 
 #: Instruction-set levels, fastest first. A machine has those of one family.
 LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64", "arm64", "generic")
-# The levels that every CPU of their family runs; one of them can be asked what the CPU offers.
+# The levels that every CPU of their family runs; their modules say which levels the CPU has.
 _BASELINES = ("x86-64", "arm64", "generic")
 
 
@@ -81,7 +81,7 @@ def _module_name(level: str) -> str:
 def _runnable(built: list[str]) -> list[str]:
     """Those of the ``built`` levels that this CPU runs, fastest first.
 
-    Only the baseline is imported for it: importing another might execute an unknown instruction.
+    Only the baseline is imported for this: another might execute an unknown instruction.
     """
     baseline = next((name for name in built if name in _BASELINES), None)
     if baseline is None:

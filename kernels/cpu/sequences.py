@@ -1,4 +1,4 @@
-"""The C++ kernels behind ``run_stack``: whole sequences, differentiably, on the CPU."""
+"""Whole sequences by the C++ kernels, differentiably, for ``run_stack``."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
 
 
 class _Workshop:
-    """Stacks that wait for their next use.
+    """Stacks that are not in use.
 
-    Their working memory, hundreds of megabytes for wide layers, would cost more to obtain for each
-    batch than to keep.
+    They keep their working memory, hundreds of megabytes for wide layers: getting it anew for each
+    batch would take more time.
     """
 
     def __init__(self) -> None:
         self._free: dict[tuple[Any, ...], list[Any]] = {}
 
     def take(self, spec: StackSpec, dtype: torch.dtype) -> Any:
-        """A stack, used before or new; its weights are to be set."""
+        """A stack, used before or new; the caller sets its weights."""
         free = self._free.get((spec, dtype))
         return free.pop() if free else make_stack(spec, dtype)
 
@@ -75,7 +75,7 @@ _workshop = _Workshop()
 
 
 class _Loan:
-    """The stacks of one forward pass, given back when autograd lets go of it."""
+    """The stacks of one forward pass, given back when autograd deletes this object."""
 
     stacks: list[Any] | tuple[()] = ()
 
@@ -155,12 +155,12 @@ class _RunStack(torch.autograd.Function):
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The tensor with its numbers in memory as they are, in order."""
+    """The tensor, contiguous in memory."""
     return tensor.contiguous().resolve_neg()
 
 
 def shares(total: int, threads: int) -> list[tuple[int, int]]:
-    """First and last, exclusive, of ``total`` things for each thread, at least one for each."""
+    """First and last (exclusive) of ``total`` items for each thread, at least one for each."""
     count = min(threads, total)
     return list(pairwise(total * index // count for index in range(count + 1)))
 
@@ -178,14 +178,14 @@ def run_stack_cpu(
 ) -> tuple[Tensor, Tensor]:
     """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`.
 
-    The batch is split among as many threads as ``torch.get_num_threads()`` tells: by default all
-    cores, which pays for wide layers on an idle machine alone. Gradients are first derivatives.
+    The batch is split among ``torch.get_num_threads()`` threads: by default all cores, which is
+    faster only for wide layers on an idle machine. Gradients are first derivatives.
     """
     ordered = []
     for (
         name,
         shape,
-    ) in spec.parameter_shapes().items():  # addresses are passed on: nothing may differ
+    ) in spec.parameter_shapes().items():  # C++ gets addresses only
         weight = weights[name]
         if weight.shape != shape or weight.dtype != state.dtype or weight.device != state.device:
             raise ValueError(
@@ -197,6 +197,6 @@ def run_stack_cpu(
         raise ValueError(
             f"the C++ kernels run on the CPU: events on {events.device}, state on {state.device}"
         )
-    # Inside the function gradients are off, and requires_grad says nothing of torch.no_grad().
+    # Inside the function gradients are off, and requires_grad does not reflect torch.no_grad().
     keep = torch.is_grad_enabled() and any(each.requires_grad for each in (state, *ordered))
     return _RunStack.apply(spec, events, keep, state, *ordered)

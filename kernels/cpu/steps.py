@@ -18,7 +18,7 @@ __all__ = ["KernelSteps", "ThreadedSteps"]
 
 
 class KernelSteps:
-    """The C++ kernels' own functions, called without anything in between."""
+    """The C++ kernels' functions, called directly."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class KernelSteps:
 
 
 class ThreadedSteps:
-    """Neighbouring neurons to each thread, with its own copy of the weights."""
+    """Gives each thread a range of neurons, and its own copy of the weights."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ThreadedSteps:
         self._run(lambda kernel, share: kernel.step_counts(counts[share], lost[share]))
 
     def _run(self, work: Callable[[KernelSteps, slice], None]) -> None:
-        if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
+        if self._pool is None or self._pool[0] != os.getpid():  # a forked process has no threads
             self._pool = os.getpid(), ThreadPoolExecutor(len(self._shares))
         for _ in self._pool[1].map(work, self._kernels, self._shares):
             pass  # the result of each is None, or the exception it raised

@@ -31,7 +31,7 @@ _INSTALL = "python -m pip install 'surrogate-neuron[cluster]'"
 _CONNECT_S = 30.0
 _GRACE_S = 120.0
 
-#: Told where the scheduler has gone; the grid's folder needs none.
+#: Part of the message when the scheduler is gone; the grid's folder needs no scheduler.
 _GONE = "the Dask scheduler is gone ({error}); everything is saved, start it and run the grid again"
 
 
@@ -82,7 +82,7 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
     if type(jobs) is not int or jobs < 1:
         raise UsageError(f"[slurm] jobs = {jobs!r}: expected the number of jobs, from 1")
     try:
-        # Quoted, for the job is a shell script and the path may hold spaces.
+        # Quoted: the job is a shell script, and the path may contain spaces.
         defaults: dict[str, Any] = {
             "cores": 1,
             "processes": 1,
@@ -97,7 +97,7 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
 
 
 class DaskEngine:
-    """Runs experiments as Dask tasks; workers write into the grid's folder, which all must see.
+    """Runs experiments as Dask tasks; workers write into the grid's folder, which all must share.
 
     Parameters
     ----------
@@ -126,8 +126,8 @@ class DaskEngine:
     ) -> None:
         self._folder, self._client = folder.resolve(), client
         self._device, self.together = device, together
-        self.queue = 1  # with one task more than workers none of them waits for us
-        # Workers stop where this lease is gone: released, or because this process is.
+        self.queue = 1  # one task more than workers: none of them waits for the next submission
+        # Workers stop when this lease ends: it is released, or this process has ended.
         self._home = self._folder / "clients" / uuid.uuid4().hex
         self._lease: Lease | None = None
         self._data = None if data is None else str(Path(data).resolve())
@@ -141,7 +141,7 @@ class DaskEngine:
 
     @property
     def workers(self) -> int:
-        """Tasks that all workers there are at the moment run at once, at least 1."""
+        """Tasks that the present workers run at once, at least 1."""
         with _answered():
             return max(1, sum(self._client.nthreads().values()))
 
@@ -192,7 +192,7 @@ class DaskEngine:
         error = future.exception() if future.status == "error" else None
         if error is None:  # cancelled, or forgotten by a scheduler that was restarted
             return [Outcome(name, "died", "its Dask worker was lost") for name in names]
-        if isinstance(error, KilledWorker):  # Dask itself has tried several workers
+        if isinstance(error, KilledWorker):  # Dask has tried it on several workers
             message = "its Dask workers died one after the other; out of memory?"
             if len(names) > 1:  # the scheduler tries each alone
                 return [Outcome(name, "died", message) for name in names]
@@ -206,13 +206,13 @@ class DaskEngine:
         )
 
     def close(self) -> None:
-        """Let running experiments save and stop, and leave the scheduler."""
+        """Let running experiments save and stop, and disconnect from the scheduler."""
         tasks = [self._home / names[0] for names in self._futures]
         try:
             if self._lease is not None:
                 self._lease.release()
-            with contextlib.suppress(OSError):  # a scheduler that is gone
-                self._client.cancel(list(self._futures.values()))  # of those that have not begun
+            with contextlib.suppress(OSError):  # the scheduler is gone
+                self._client.cancel(list(self._futures.values()))  # of tasks that have not begun
             deadline = time.monotonic() + _GRACE_S
             while any(map(read_lease, tasks)) and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -225,7 +225,7 @@ class DaskEngine:
 
 @contextlib.contextmanager
 def _answered() -> Iterator[None]:
-    """A scheduler that does not answer is an error of one line."""
+    """Turn errors of a scheduler that does not answer into one line."""
     try:
         yield
     except OSError as error:  # time-outs, too
@@ -233,10 +233,10 @@ def _answered() -> Iterator[None]:
 
 
 def _begin_client(home: Path) -> Lease:
-    """Hold the lease that tells workers that somebody waits for them, in a folder of its own."""
+    """Hold the lease by which workers know that this process waits for them, in its own folder."""
     if home.parent.exists():
         for other in home.parent.iterdir():
-            if time.time() - other.stat().st_mtime > STALE_S:  # no client that begins just now
+            if time.time() - other.stat().st_mtime > STALE_S:  # not of a client that begins now
                 _sweep(other)
     lease = Lease.acquire(home, threading.Event())
     assert lease is not None  # the name is new
@@ -247,7 +247,7 @@ def _begin_client(home: Path) -> Lease:
 def _sweep(home: Path) -> None:
     """Remove a client's folder, and if it was the last the folder of clients, unless it is in use.
 
-    Below it lies a folder for each task that was begun, with a lease while that runs.
+    It contains a folder for each task that has begun, with a lease while the task runs.
     """
     if read_lease(home) is None and not any(map(read_lease, home.glob("*/"))):
         shutil.rmtree(home, ignore_errors=True)
@@ -291,7 +291,7 @@ def _take_up_on_worker(
 
 @contextlib.contextmanager
 def _while_wanted(client: Path, name: str) -> Iterator[threading.Event]:
-    """An event that is set once the client is gone; meanwhile the client sees that we work."""
+    """An event that is set when the client ends; meanwhile a lease shows that the task runs."""
     stop, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -300,9 +300,9 @@ def _while_wanted(client: Path, name: str) -> Iterator[threading.Event]:
                 return
         stop.set()
 
-    # Before the first look at the client, so that it does not leave without having seen us.
+    # Before the first check of the client, so that it does not end without knowing of this task.
     lease = Lease.acquire(client / name, threading.Event())
-    if lease is not None:  # else the task runs elsewhere, too, which experiments' leases tell
+    if lease is not None:  # else another worker runs the task: see its leases
         lease.renew()
     if read_lease(client) is None:
         stop.set()

@@ -1,7 +1,7 @@
 """A grid's folder: ``grid.json`` and below ``experiments/`` a run folder for each experiment.
 
-Beside the files of its run an experiment's folder holds ``starts.jsonl``, a line for each time a
-worker took it up, ``lease.json`` while one works on it, and in the end ``done.json``, or
+Besides the files of its run an experiment's folder holds ``starts.jsonl``, a line for each time a
+worker started or continued it, ``lease.json`` while one works on it, and finally ``done.json`` or
 ``failed.json``.
 """
 
@@ -47,9 +47,9 @@ class ExperimentFolder:
         return record if record is not None and record.keys() >= _FAILED_KEYS else None
 
     def write_done(self, record: dict[str, Any]) -> None:
-        """Mark the experiment as finished, and drop what only an unfinished one needs.
+        """Mark the experiment as finished, and remove what only an unfinished one needs.
 
-        Checkpoints hold weights five times over, twice: most of a grid's disk space.
+        The two checkpoints hold five copies of the weights each: most of a grid's disk space.
         """
         atomic_write_text(self._done, json.dumps(record, indent=2) + "\n")
         self.clear_failure()
@@ -63,7 +63,7 @@ class ExperimentFolder:
         atomic_write_text(self._failed, json.dumps(record, indent=2) + "\n")
 
     def clear_failure(self) -> None:
-        """Forget the last failure, so that the experiment is tried again."""
+        """Remove the record of the last failure, so that the experiment is tried again."""
         self._failed.unlink(missing_ok=True)
 
     def drop_checkpoints(self) -> None:
@@ -96,11 +96,11 @@ class GridFolder:
         self._grid = self.path / "grid.json"
 
     def exists(self) -> bool:
-        """Whether a grid lies here."""
+        """Whether the folder holds a grid."""
         return self._grid.exists()
 
     def create(self, grid: Grid) -> None:
-        """Begin ``grid`` here, or go on with it if it lies here already.
+        """Begin ``grid`` here, or continue it if the folder holds it already.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class GridFolder:
             )
 
     def grid(self) -> Grid:
-        """The grid that was begun here.
+        """The grid in this folder.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class GridFolder:
         atomic_write_text(self.path / "costs.json", text + "\n")
 
     def costs(self) -> dict[str, float]:
-        """Predicted seconds of experiments, by hash; of those that were to be run."""
+        """Predicted seconds of the experiments that were to be run, by hash."""
         return _read(self.path / "costs.json") or {}
 
     def experiment(self, name: str) -> ExperimentFolder:

@@ -1,8 +1,8 @@
-"""Leases: an experiment is in the hands of one process, and of another only once that one is gone.
+"""Leases: one process at a time works on an experiment, until it releases it or has ended.
 
 A lease is the file ``lease.json`` in an experiment's folder: who works on it, since when, how far
-it is, and when its holder was last seen alive. Looking at a lease and changing it happens under a
-short file lock, so that two processes never both find it free.
+it is, and when its holder last renewed it. Leases are read and changed under a
+short file lock, so that two processes never both find one free.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease"]
 #: A holder renews its lease this often, seconds.
 HEARTBEAT_S = 5.0
 
-#: A lease held on another host is stale when it was not renewed for this long, seconds. Clocks that
-#: differ by less do no harm.
+#: A lease held on another host is stale when it was not renewed for this long, seconds. Clocks may
+#: differ by less than that.
 STALE_S = 120.0
 
 
@@ -38,7 +38,7 @@ class Lease:
     Attributes
     ----------
     stop : threading.Event
-        Set when the lease was taken over: the holder must stop working.
+        Set when another process has taken the lease: the holder must stop working.
     step, steps : int
         How far the holder is, for others to see.
     seconds : float
@@ -71,12 +71,12 @@ class Lease:
         return lease
 
     def renew(self) -> None:
-        """Begin to renew the lease, and to notice when it is lost."""
+        """Start the thread that renews the lease and notices when it is lost."""
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._released.set()
         if self._thread is not None:
             self._thread.join()
@@ -86,7 +86,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            # A disk that is full for a moment costs a heartbeat, not the experiment.
+            # A disk that is full for a moment costs one heartbeat, but not the experiment.
             with contextlib.suppress(DataError), _guarded(self.folder):
                 content = _content(self.folder)
                 if content.get("token") != self._token:
@@ -129,7 +129,7 @@ def read_lease(folder: Path) -> dict[str, Any] | None:
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    """What ``lease.json`` says; empty if there is none or it is damaged."""
+    """The content of ``lease.json``; empty if there is none or it is damaged."""
     try:
         content = json.loads((folder / "lease.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def _put(folder: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
-    """While inside, no other process looks at this lease to change it."""
+    """A context in which no other process changes this lease."""
     path = folder / ".lease.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,15 +160,15 @@ def _is_alive(pid: int, started: str | None) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's, but there
+    except PermissionError:  # another user's process, which exists
         return True
     return started is None or _process_start(pid) == started
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process began, in ticks since boot; None where the system does not say (no Linux).
+    """When a process began, in ticks since boot; None on systems other than Linux.
 
-    A number of its own for a zombie: it has a process id, but works no more.
+    A special number for a zombie, which has a process id but no longer runs.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

@@ -1,4 +1,4 @@
-"""The ledger of a grid: how each experiment stands, read from its folder."""
+"""The ledger of a grid: the status of each experiment, read from its folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from surrogate.grid.lease import read_lease
 
 __all__ = ["STATUSES", "Ledger", "Row", "read_row"]
 
-#: "pending" is also an experiment that was begun and interrupted.
+#: "pending" includes experiments that were begun and interrupted.
 STATUSES = ("done", "unstable", "running", "failed", "pending")
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one experiment stands.
+    """The status of one experiment.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Row:
 
 
 def read_row(folder: GridFolder, experiment: Experiment) -> Row:
-    """How ``experiment`` stands now."""
+    """The present status of ``experiment``."""
     home = folder.experiment(experiment.hash)
     recipe = experiment.recipe
     if record := home.done():
@@ -109,7 +109,7 @@ class Ledger:
         self.rows = {one.hash: read_row(folder, one) for one in experiments}
 
     def refresh(self, names: Iterable[str]) -> None:
-        """Read these rows, given by their experiments' hashes, anew."""
+        """Read these rows again, given by their experiments' hashes."""
         for name in names:
             self.rows[name] = read_row(self.folder, self.rows[name].experiment)
 

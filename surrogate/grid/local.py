@@ -30,7 +30,7 @@ _GRACE_S = 120.0
 
 
 def devices(wanted: str | None, jobs: int | None) -> list[str]:
-    """The device of each worker: one per GPU, or where there is none one per CPU core.
+    """The device of each worker: one per GPU, or one per CPU core if there is no GPU.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LocalEngine:
     """Runs experiments in worker processes, which are started when they are needed.
 
     A worker that dies is replaced. When this process ends, even by ``kill -9``, the workers notice
-    that their pipe is closed, save and end, too.
+    that their pipe is closed, save their state and end.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class LocalEngine:
         worker = self._idle.pop()
         if isinstance(worker, str):
             worker = _Worker(self._folder, self._data, worker, self._on_device[worker])
-        with contextlib.suppress(OSError):  # of a worker that died meanwhile; wait() tells
+        with contextlib.suppress(OSError):  # the worker has died meanwhile; wait() reports it
             worker.connection.send(tuple(names))
         self._busy[tuple(names)] = worker
 
@@ -142,7 +142,7 @@ class _Worker:
         theirs.close()
 
     def bury(self) -> str:
-        """Wait for the dead process, and say what it died of."""
+        """Wait for the dead process, and say why it ended."""
         self.connection.close()
         self.process.join()
         code = self.process.exitcode or 0
@@ -157,7 +157,7 @@ def _serve(
     connection: Connection, folder: str, data: str | None, device: str, sharing: int
 ) -> None:
     """What a worker process does: experiments, one after the other, until its pipe is closed."""
-    # Ctrl-C in a terminal reaches every process of its group; the parent tells us when to stop.
+    # Ctrl-C in a terminal reaches every process of the group; the parent says when to stop.
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = _Stop()
@@ -171,12 +171,12 @@ def _serve(
             said = error
         try:
             connection.send(said)
-        except OSError:  # nobody is left to hear it
+        except OSError:  # the parent has ended
             return
 
 
 class _Stop:
-    """Hands each experiment an event of its own, and sets it once the pipe is closed."""
+    """Gives each experiment an event of its own, and sets it when the pipe is closed."""
 
     def __init__(self) -> None:
         self._closed = False
@@ -184,7 +184,7 @@ class _Stop:
 
     def event(self) -> threading.Event:
         self._current = threading.Event()
-        if self._closed:  # looked at after it was put in place, so that none is missed
+        if self._closed:  # checked after it was stored, so that a close in between is noticed
             self._current.set()
         return self._current
 

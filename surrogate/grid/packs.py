@@ -18,8 +18,8 @@ def take_pack(
     """Take the next experiment out of ``waiting``, and others of its configuration with it.
 
     A pack trains about as fast as one of its experiments, so a configuration is split only where
-    workers would otherwise stay without work: those that are idle are shared out among the
-    configurations that wait.
+    workers would otherwise have no work: idle workers are divided among the configurations that
+    wait.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def take_pack(
     configuration : mapping of str to str
         Of each experiment, by its hash.
     idle : int
-        Workers without work, the one that takes included.
+        Workers without work, including the one that takes.
     together : int
         Experiments that a worker trains together, at most.
     alone : collection of str

@@ -1,4 +1,4 @@
-"""How long a grid will still take: calibrated costs, corrected by what was measured."""
+"""How long a grid will still take: predicted costs, corrected by measured ones."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from surrogate.grid.packs import take_pack
 
 __all__ = ["in_order", "seconds_left"]
 
-#: Of a configuration's finished experiments the last few count: another machine may have gone on.
+#: Only the last few finished experiments of a configuration count: the machine may have changed.
 _RECENT = 4
 
-#: From this share of its steps on, an experiment says how long a whole one takes; from the second
-#: on if it ended there, for then judging it took its time, too.
+#: From the first share of its steps on, an experiment is used to predict a whole one; from the
+#: second on if it ended there, because its time then includes the evaluation.
 _TELLING, _TELLING_ENDED = 0.05, 0.2
 
 
 def in_order(experiments: Iterable[Experiment], cost: Mapping[str, float]) -> list[Experiment]:
     """The order in which to run: one of each configuration first, then the rest, longest first.
 
-    The first round makes the time left honest early and shows every configuration; the longest
-    first keeps the end from waiting for one of them on one core.
+    The first round measures every configuration early, which corrects the time left. Running the
+    longest first avoids that at the end one core still works on a long one.
 
     Parameters
     ----------
@@ -46,8 +46,9 @@ def seconds_left(
 ) -> float:
     """Wall-clock time until every experiment that has not failed is finished, seconds.
 
-    A configuration of which an experiment is finished, or well under way, takes what that took;
-    the others take what was predicted times the ratio of measured to predicted found so far.
+    If an experiment of a configuration is finished, or far enough, the others of it are taken to
+    need the same time; other configurations take the predicted time, multiplied by the ratio of
+    measured to predicted so far.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def seconds_left(
     def whole(row: Row) -> float:
         return cost[row.experiment.hash] * ratio.get(row.experiment.configuration, overall)
 
-    # More may be running than this engine has workers: other engines work on the grid, too.
+    # More may be running than this engine has workers: other engines may work on the same grid.
     running = [row for row in rows if row.status == "running"]
     busy = _tasks([(row, whole(row) * (1 - row.progress)) for row in running], together)
     ends = busy + [0.0] * (workers - len(busy))
@@ -83,9 +84,9 @@ def seconds_left(
 
 
 def _tasks(left: Iterable[tuple[Row, float]], together: int) -> list[float]:
-    """Seconds left to each task, of the rows that run and what is left to each.
+    """Seconds left to each task, from the rows that run and the seconds left to each.
 
-    Those of one process and configuration train together, but no more than can.
+    Rows of one process and configuration train together, up to the maximum.
     """
     groups: dict[tuple[object, ...], list[float]] = defaultdict(list)
     for row, seconds in left:
@@ -98,15 +99,15 @@ def _tasks(left: Iterable[tuple[Row, float]], together: int) -> list[float]:
 def _ratios(rows: Sequence[Row], cost: Mapping[str, float]) -> dict[str, float]:
     """Measured over predicted seconds, by configuration.
 
-    Of what runs, all counts, of what is finished the last few. One that became unstable before its
-    last step would have gone on at its pace; one that had learnt enough (``patience``) took what
-    the next may take.
+    All running experiments count, and the last few finished ones. One that became unstable before
+    its last step counts by its share of steps; one that stopped early (``patience``) counts as it
+    is, because the next may stop early too.
     """
     running: dict[str, list[float]] = defaultdict(list)
     finished: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         telling = _TELLING if row.status == "running" else _TELLING_ENDED
-        # Unknown is the cost of what was finished before anyone predicted.
+        # Experiments that had finished before the prediction have no predicted cost.
         if row.experiment.hash not in cost or row.progress < telling:
             continue
         expected = row.progress if row.status != "done" else 1.0

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the ROC curve, on paper and on a terminal, and traces beside truth."""
+"""Figures of an evaluation: ROC curve (also on a terminal), and traces beside the neuron's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["plot_roc", "plot_traces", "roc_in_terminal"]
 
 _NAMES = {"youden": "Youden's J", "gmean": "G-mean", "rate": "output rate"}
 _MARKERS = {"youden": "o", "gmean": "s", "rate": "^"}
-# Okabe and Ito's palette, told apart by all kinds of colour vision.
+# Okabe and Ito's palette, which colour-blind people can distinguish.
 _TRUE, _PREDICTED, _LEVEL = "black", "#D55E00", "#0072B2"
 #: Length of the close-up of a trace, ms.
 _CLOSE_UP_MS = 600
@@ -87,7 +87,7 @@ def _draw_curve(
     """The curve in segments coloured by logit, some labelled with the threshold's probability."""
     from matplotlib.collections import LineCollection
 
-    # Points evenly along the curve as it is seen: a file of all of them would be megabytes.
+    # Points at equal distances along the drawn curve: a file of all points would be megabytes.
     along = np.log10(x) / np.log10(smallest) if logarithmic else x
     length = np.cumsum(np.abs(np.diff(along, prepend=along[0])) + np.diff(roc.tpr, prepend=0))
     keep = np.searchsorted(length, np.linspace(0, length[-1], 800)).clip(0, len(x) - 1)
@@ -117,7 +117,7 @@ def _draw_curve(
 
 
 def _distinct_labels(values: Iterable[float]) -> list[str]:
-    """Numbers with just enough digits to differ: some models part only at the 5th decimal."""
+    """Numbers with just enough digits to differ: some models need five decimals."""
     values = list(values)
     for digits in range(2, 17):
         labels = [f"{value:.{digits}g}" for value in values]
@@ -135,7 +135,7 @@ def plot_traces(
     rule: SpikeRule | None = None,
     first_bin: int = 0,
 ) -> None:
-    """Draw one trial's voltage, spikes and spike probability beside the neuron's, with a close-up.
+    """Draw voltage, spikes and spike probability of one trial, with the neuron's, and a close-up.
 
     The trial is the one whose number of spikes is closest to the median of those that spiked.
 

@@ -1,4 +1,4 @@
-"""A picture of one trial: what goes in, what the soma does, what comes out."""
+"""A figure of one trial: input spikes, soma voltage, output spikes."""
 
 from __future__ import annotations
 
