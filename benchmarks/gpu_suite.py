@@ -29,8 +29,8 @@ from surrogate.benchmarks.bench import bench, versions
 from surrogate.benchmarks.contenders import Contender, OurSteps, allow_tf32, ours
 from surrogate.benchmarks.gpu_checks import NEURONS, Rows, checks, reason_of
 from surrogate.benchmarks.measure import clock, measure, quantiles
+from surrogate.benchmarks.parallel_training import measure as measure_parallel
 from surrogate.benchmarks.problems import Case, Problem
-from surrogate.benchmarks.together import measure as measure_together
 from surrogate.errors import SurrogateError, UsageError
 from surrogate.files import atomic_write_text
 from surrogate.kernels import StackSpec
@@ -41,8 +41,8 @@ from surrogate.kernels.triton.cost import predict
 __all__ = ["GraphSteps", "run", "suite_cases"]
 
 BATCH, STEPS = 32, 1000
-#: Runs that train together, and their steps.
-TOGETHER, TOGETHER_STEPS = 12, 8
+#: Runs that train in parallel, and their steps.
+PARALLEL, PARALLEL_STEPS = 12, 8
 #: The share of the minutes that the checks may take.
 _CHECKING = 0.5
 #: Training steps against cuDNN to reach, by configuration.
@@ -96,7 +96,7 @@ def run(
     *,
     seconds: float,
     minutes: float,
-    together: Sequence[StackSpec] = (),
+    parallel: Sequence[StackSpec] = (),
     jobs: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def run(
         To time each case for, beside preparing it.
     minutes : float
         After these no row begins.
-    together : sequence of StackSpec
-        Configurations to train a dozen of together, on the first case's device.
+    parallel : sequence of StackSpec
+        Configurations to train a dozen of in parallel, on the first case's device.
     jobs : int
         Processes that check at the same time; with one, this one does.
     say : callable
@@ -124,7 +124,8 @@ def run(
         What the file holds: ``date``, ``gpu``, ``versions``, ``complete``, ``broken`` (None, or
         after which row CUDA stopped working), the ``checks`` and
         ``rows`` (those of :func:`surrogate.benchmarks.bench.bench`, and ``neuron_steps_per_s``),
-        ``machine``, ``together`` (rows of :func:`surrogate.benchmarks.together.measure`), and
+        ``machine``, ``parallel_training`` (rows of
+        :func:`surrogate.benchmarks.parallel_training.measure`), and
         ``missing``: each row that was not measured, and why; ``notes``: the peers left out.
     """
     begun = time.monotonic()
@@ -137,7 +138,7 @@ def run(
         "broken": None,
         "checks": [],
         "rows": [],
-        "together": [],
+        "parallel_training": [],
         "missing": [],
         "notes": [],
     }
@@ -169,9 +170,9 @@ def run(
             ways.append(GraphSteps)
         label = f"{case.config} {case.mode} {case.batch}"
         attempt(label, partial(_time_row, found, case, ways, seconds))
-    for spec in together:
-        label = f"{Case(spec, 'train', 1).config} together"
-        attempt(label, partial(_together_row, found, spec, cases[0].device))
+    for spec in parallel:
+        label = f"{Case(spec, 'train', 1).config} in parallel"
+        attempt(label, partial(_parallel_row, found, spec, cases[0].device))
     found["complete"] = not found["missing"]
     _write(out, found)
     return found
@@ -241,14 +242,14 @@ def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> 
     }
 
 
-def _together_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
+def _parallel_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
     hidden = "-".join(map(str, spec.hidden_sizes))
     allow_tf32(False)  # the peer timed before may have changed it
-    row = measure_together(spec.arch, hidden, TOGETHER, TOGETHER_STEPS, device)
-    found["together"].append(row)
+    row = measure_parallel(spec.arch, hidden, PARALLEL, PARALLEL_STEPS, device)
+    found["parallel_training"].append(row)
     if row["ratio"] is None:
         return f"losses disagree ({row['parity']:.1e})"
-    return f"{TOGETHER} runs, {row['ratio']:.2f} x one after the other"
+    return f"{PARALLEL} runs, {row['ratio']:.2f} x one after the other"
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -311,7 +312,7 @@ def main(
             out,
             seconds=seconds,
             minutes=minutes,
-            together=specs,
+            parallel=specs,
             jobs=jobs or max(1, min(8, (os.cpu_count() or 1) // 2)),
             say=click.echo,
         )

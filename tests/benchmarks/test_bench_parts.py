@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.benchmarks import together
+from surrogate.benchmarks import parallel_training
 from surrogate.benchmarks.contenders import Contender, ours
 from surrogate.benchmarks.floor import floor_seconds, work
 from surrogate.benchmarks.measure import Peak, measure, parity, peak, quantiles
@@ -213,11 +213,11 @@ def test_every_torch_variant_is_tried_in_a_step() -> None:
     assert len(variants) == len(STEP_VARIANTS) == 4
 
 
-def test_runs_together_are_timed_only_where_their_losses_agree(monkeypatch) -> None:
+def test_parallel_runs_are_timed_only_where_their_losses_agree(monkeypatch) -> None:
     given = ("rnn", "8-2", 3, 4, "cpu")
     changes = {"batch_size": 2, "window_ms": 50}
-    row = together.measure(*given, **changes)
+    row = parallel_training.measure(*given, **changes)
     assert row["parity"] == 0
-    assert row["ratio"] == row["alone_p50"] / row["together_p50"] > 0
-    monkeypatch.setattr(together, "PARITY_BOUND", -1.0)
-    assert together.measure(*given, **changes)["ratio"] is None
+    assert row["ratio"] == row["sequential_p50"] / row["parallel_p50"] > 0
+    monkeypatch.setattr(parallel_training, "PARITY_BOUND", -1.0)
+    assert parallel_training.measure(*given, **changes)["ratio"] is None

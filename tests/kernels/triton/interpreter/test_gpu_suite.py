@@ -103,13 +103,13 @@ def test_rows_without_time_are_listed_as_missing(tmp_path) -> None:
     assert [row["reason"] for row in found["missing"]] == ["0 minutes were over"] * 3
 
 
-def test_runs_together_are_a_row_of_their_own(tmp_path, monkeypatch) -> None:
+def test_parallel_runs_are_a_row_of_their_own(tmp_path, monkeypatch) -> None:
     row = {"config": "gru 3-2", "parity": 0.0, "ratio": 3.0}
     asked = []
-    monkeypatch.setattr(gpu_suite, "measure_together", lambda *given: asked.append(given) or row)
+    monkeypatch.setattr(gpu_suite, "measure_parallel", lambda *given: asked.append(given) or row)
     found = gpu_suite.run(
-        CASES[:1], tmp_path / "gpu.json", seconds=0.01, minutes=5, together=[SPEC]
+        CASES[:1], tmp_path / "gpu.json", seconds=0.01, minutes=5, parallel=[SPEC]
     )
     assert asked == [("gru", "3-2", 12, 8, "cpu")]
-    assert json.loads((tmp_path / "gpu.json").read_text())["together"] == [row]
+    assert json.loads((tmp_path / "gpu.json").read_text())["parallel_training"] == [row]
     assert found["complete"]

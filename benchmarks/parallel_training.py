@@ -1,4 +1,6 @@
-"""Training runs together against one after the other: ``python -m surrogate.benchmarks.together``.
+"""Training runs in parallel against one after the other.
+
+``python -m surrogate.benchmarks.parallel_training`` prints it as JSON.
 
 Whole optimiser steps of the blog's recipe on the bundled sample, with learning rates and class
 weights as in the blog's grid: reading, forward, backward, and each run's AdamW. On a GPU the runs
@@ -31,7 +33,7 @@ from surrogate.training.trainer import Progress, Trainer
 
 __all__ = ["measure"]
 
-#: Largest relative difference of a step's loss between a run together and the same run alone.
+#: Largest relative difference of a step's loss between a run in parallel and the same run alone.
 PARITY_BOUND = 1e-4
 _CHOICES = tuple(itertools.product((0.001, 0.003, 0.006, 0.01), (1.0, 5.0, 20.0)))
 
@@ -45,7 +47,7 @@ def measure(
     same_seeds: bool = False,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Time ``steps`` steps of ``models`` runs, together and one after the other.
+    """Time ``steps`` steps of ``models`` runs, in parallel and one after the other.
 
     Parameters
     ----------
@@ -63,9 +65,9 @@ def measure(
     -------
     dict
         ``config``, ``models``, ``steps``, ``device``, ``provider``, ``same_seeds``; ``parity``,
-        the largest relative difference between losses; ``together_p50`` and ``alone_p50``, median
-        seconds of one step of all runs; and ``ratio``, alone over together, or None where losses
-        disagree.
+        the largest relative difference between losses; ``parallel_p50`` and ``sequential_p50``,
+        median seconds of one step of all runs; and ``ratio``, sequential over parallel, or None
+        where losses disagree.
     """
     batch = changes.get("batch_size", load_recipe("blog", arch).batch_size)
     overrides = {"epochs": 1, "windows_per_epoch": steps * batch, **changes}
@@ -86,7 +88,7 @@ def measure(
                 for index in range(models)
             ]
 
-        seconds, losses = _time(runs("together"))
+        seconds, losses = _time(runs("parallel"))
         singles = [_time([run]) for run in runs("alone")]
     theirs = [loss for _, (loss,) in singles]
     parity = max(
@@ -94,8 +96,8 @@ def measure(
         for one, other in zip(losses, theirs, strict=True)
         for a, b in zip(one, other, strict=True)
     )
-    alone = sum(statistics.median(gaps) for gaps, _ in singles)
-    together = statistics.median(seconds)
+    sequential = sum(statistics.median(gaps) for gaps, _ in singles)
+    parallel = statistics.median(seconds)
     return {
         "config": f"{arch} {hidden}",
         "models": models,
@@ -105,9 +107,9 @@ def measure(
         "same_seeds": same_seeds,
         "parity": parity,
         "parity_bound": PARITY_BOUND,
-        "together_p50": together,
-        "alone_p50": alone,
-        "ratio": alone / together if parity <= PARITY_BOUND else None,
+        "parallel_p50": parallel,
+        "sequential_p50": sequential,
+        "ratio": sequential / parallel if parity <= PARITY_BOUND else None,
     }
 
 
@@ -156,7 +158,7 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
 def main(
     arch: str, hidden: str, models: int, steps: int, device: str | None, same_seeds: bool
 ) -> None:
-    """Print how long a step of several runs takes, together and one after the other, as JSON."""
+    """Print how long a step of several runs takes, in parallel and one after the other, as JSON."""
     torch.set_num_threads(1)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
