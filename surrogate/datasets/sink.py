@@ -10,7 +10,7 @@ __all__ = ["Sink"]
 
 
 class Sink(io.RawIOBase):
-    """A new file for ``h5py.File(sink, "w")`` whose writes never fail while HDF5 watches.
+    """A new file for ``h5py.File(sink, "w")`` whose writes never fail for HDF5.
 
     When a write fails, HDF5 1.14 prints a page for each of its objects and may crash on closing
     the file. This file keeps the first error for :meth:`check` instead, and from then on keeps
@@ -42,7 +42,7 @@ class Sink(io.RawIOBase):
         return self._file.tell()
 
     def truncate(self, size: int | None = None) -> int:
-        """As of any file, errors kept."""
+        """As of any file; the first error is kept for :meth:`check`."""
         try:
             return self._file.truncate(size)
         except OSError as error:

@@ -52,8 +52,8 @@ def recover_spike_times(
     Notes
     -----
     A time is accepted if it rounds to the listed one. On a plateau the first sample that does is
-    taken: the source saw the samples before rounding, and which was higher is lost; the error is
-    at most the length of the plateau, 1/8 ms for two samples.
+    taken: rounding has removed which of the samples was higher. The error is at most the length
+    of the plateau, 1/8 ms for two samples.
     """
     listed = np.asarray(listed_ms).astype(np.float16)
     maxima = local_maxima(voltage)

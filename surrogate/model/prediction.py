@@ -1,4 +1,4 @@
-"""Running a stack over events or trials, chunk by chunk, with bounded memory."""
+"""Runs a stack over events or trials, chunk by chunk, with bounded memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def predict_events(
     Raises
     ------
     UsageError
-        If an event's channel is none of the stack's.
+        If an event's channel is outside the stack's input size.
     """
     highest = int(events.channel.max()) if events.channel.numel() else 0
     if highest >= stack.spec.input_size:

@@ -1,4 +1,4 @@
-"""How spike logits become spikes: one rule, chosen once and read by whoever emits spikes."""
+"""The rule that turns spike logits into spikes; chosen once and stored in the model card."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class SpikeRule:
     ----------
     kind : "level"
     logit : float
-        The level, in float64: sigmoids in float32 merge levels that logits keep apart.
+        The level, in float64: float32 sigmoids of distinct levels can be equal.
     refractory_ms : int
         After a spike in bin t, the bins t + 1 .. t + refractory_ms - 1 stay silent.
     chosen_by : str
-        How the level was found, for the reader of the model card.
+        How the level was found, for readers of the model card.
     """
 
     kind: str
@@ -80,7 +80,7 @@ def match_output_rate(
     Returns
     -------
     SpikeRule
-        With the spike count closest to the neuron's; its level lies midway between the lowest logit
+        With the spike count closest to the neuron's; its level is midway between the lowest logit
         that may spike and the next one below.
 
     Raises
@@ -96,13 +96,13 @@ def match_output_rate(
     def emitted(index: int) -> int:
         return int(SpikeRule("level", levels[index], refractory_ms, chosen_by).emit(logits).sum())
 
-    # A lower level only adds bins to choose from, and a neuron that takes each bin as soon as it
-    # may fits in as many as can be: the count never rises with the level.
+    # A lower level only adds bins that may spike, and a neuron that spikes as soon as it may has
+    # the greatest number of spikes possible: the count never rises with the level.
     at = bisect.bisect_left(range(len(levels)), -wanted, key=lambda index: -emitted(index))
     nearest = min(
         (index for index in (at, at - 1) if 0 <= index < len(levels)),
         key=lambda index: abs(emitted(index) - wanted),
     )
-    # Midway to the logit below, where rounding that differs between machines changes no spike.
+    # Midway to the logit below: rounding, which differs between machines, changes no spike.
     level = float(levels[max(nearest - 1, 0) : nearest + 1].mean())
     return SpikeRule("level", level, refractory_ms, chosen_by)

@@ -1,4 +1,4 @@
-"""What the blog post published, for ours to stand beside.
+"""The blog post's published results, for comparison.
 
 Source: nickersonj, "Modeling A Single Biological Neuron With Recurrent Architectures": its table of
 the ten best experiments, and the numbers in its text.
@@ -62,7 +62,7 @@ EXPERIMENTS = 216
 #: The post has six sizes and names five; the default grid's sixth is this one.
 STAND_IN = (128, 32, 2)
 
-#: The ROC AUC whose reaching the post counts.
+#: The ROC AUC that counts as success in the post.
 AUC_GOAL = 0.90
 
 #: Share of experiments that reached it, by architecture and by number of layers.

@@ -1,4 +1,4 @@
-"""From a report's content to its files: HTML by template, CSV, JSON, SVG."""
+"""Writes a report's files from its content: HTML by template, CSV, JSON, SVG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surrogate.report.svg import Drawing, write_drawings
 
 __all__ = ["check_out", "now", "render", "write_report"]
 
-#: Stands where a value does not exist.
+#: Shown where there is no value.
 _NONE = "none"
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG that can stand inside an HTML page, beside others, and be read aloud."""
+"""Figures as SVG for an HTML page with several of them, readable by screen readers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _simplify(root: ElementTree.Element) -> None:
         if _LINK in element.attrib:
             element.attrib["href"] = element.attrib.pop(_LINK)
     root.set("stroke-linejoin", "round")
-    # As wide as there is room, but no wider than it was drawn.
+    # As wide as the page allows, but no wider than it was drawn.
     root.set("style", f"max-width: {root.attrib['width']}")
     for attribute in ("width", "height", "version"):
         del root.attrib[attribute]

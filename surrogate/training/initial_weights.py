@@ -43,7 +43,7 @@ def initialise(
     if recipe.base_rate_bias:
         some = trials[:: max(1, len(trials) // _TRIALS_FOR_RATE)]
         spikes = sum(len(dataset.spike_times(int(trial))) for trial in some)
-        # Half a spike stands in for none: a log odds of minus infinity could not be trained.
+        # Half a spike instead of none: log odds of minus infinity could not be trained.
         rate = max(spikes, 0.5) / (len(some) * dataset.n_steps)
         stack.get_parameter("head.bias")[0] = math.log(rate / (1 - rate))
 

@@ -21,8 +21,8 @@ class Selection:
     ----------
     rule : "nll" | "auc" | "spread" | "last"
         Lowest validation negative log-likelihood, highest ROC AUC, widest spread of outputs, or
-        simply the last epoch. For the spread an epoch must come within 0.01 of the best ROC AUC so
-        far; what is kept gives way once a later epoch leaves it behind by more.
+        the last epoch. For the spread, the ROC AUC of an epoch must be within 0.01 of the best so
+        far; the epoch kept is replaced when a later one exceeds its ROC AUC by more than that.
     patience : int
         Epochs without a better one after which :attr:`exhausted` is true; 0 for never.
     """
@@ -57,7 +57,7 @@ class Selection:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run has waited long enough for a better epoch."""
+        """Whether ``patience`` epochs have passed without a better one."""
         return 0 < self.patience <= self._waited
 
     def state(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class WindowPlan:
         Window w is bins ``start[w] .. start[w] + window_ms - 1`` of trial ``trial[w]``.
     window_ms : int
     reused : bool
-        Whether the data held fewer windows than the run takes, so that some come again.
+        Whether the data hold fewer windows than the run takes, so that some are repeated.
     """
 
     trial: NDArray[np.int64]
@@ -76,7 +76,7 @@ def plan_windows(
         Bins of a trial.
     window_ms, count, seed : int
     reuse : bool
-        Begin anew, in a new order, when the windows have run out.
+        Repeat the windows, in a new order, when they have run out.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def jitter_events(
     segment_jitter: float,
     synapse_groups: tuple[int, int],
 ) -> SpikeEvents:
-    """Vary the input a little, as the neuron would not notice.
+    """Vary the input slightly, so that the neuron's response would hardly change.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def jitter_events(
         moved = channel + up.astype(np.int16) - down.astype(np.int16)
         beyond = (moved < 0) | (moved >= width) | ((moved < excitatory) != (channel < excitatory))
         np.copyto(moved, channel, where=beyond)
-        # Rows keep their places in one sorted list. It almost is one, which a merge sort notices.
+        # The list is almost sorted already, which makes a merge sort fast.
         rows = np.arange(row_ptr.size - 1, dtype=np.int32 if row_ptr.size * width < 2**31 else int)
         base = np.repeat(rows * width, np.diff(row_ptr))
         key = np.sort(base + moved, kind="stable")
@@ -187,7 +187,7 @@ def jitter_events(
 
 
 def _pointers(kept: NDArray[np.bool_], row_ptr: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where rows begin once only the events marked in ``kept`` are left."""
+    """Row pointers when only the events marked in ``kept`` are left."""
     before = np.zeros(kept.size + 1, dtype=np.int32)
     np.cumsum(kept, out=before[1:])
     return before[row_ptr]

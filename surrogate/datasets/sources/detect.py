@@ -1,4 +1,4 @@
-"""What a conversion can read, told by content, never by name."""
+"""Recognises the files that a conversion can read, by their content."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def file_digest(path: Path) -> str:
 
 
 def is_converted(path: Path) -> bool:
-    """Whether ``path`` is a data file of this program already."""
+    """Whether ``path`` is a data file of this program."""
     return _hdf5_format(path) == FORMAT
 
 

@@ -28,7 +28,7 @@ DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
 
 def open_compressed(path: Path) -> BinaryIO:
-    """``path`` for reading, decompressed on the fly if its first bytes say xz, gzip or bzip2."""
+    """``path`` for reading, decompressed if its first bytes are those of xz, gzip or bzip2."""
     with path.open("rb") as handle:
         start = handle.read(6)
     for magic, opener in _MAGIC:
@@ -38,7 +38,7 @@ def open_compressed(path: Path) -> BinaryIO:
 
 
 def looks_like_pickle(start: bytes) -> bool:
-    """Whether a file that starts so may be a pickle: any protocol, the text ones included."""
+    """Whether a file with these first bytes may be a pickle of any protocol, also a text one."""
     return start[:1] in (b"\x80", b"(", b"c", b"]", b"}")
 
 

@@ -39,7 +39,7 @@ class PickleBytes:
         self._position = 0
         if self._before > _MAX_BYTES:
             self._refuse(f"more than {_MAX_BYTES} bytes")
-        # Read in pieces: a length in a damaged file is no reason to allocate it.
+        # Read in pieces: a damaged file may state a length that cannot be allocated.
         while have < size and (piece := self._stream.read(_CHUNK)):
             rest.append(piece)
             have += len(piece)

@@ -1,8 +1,8 @@
 """Reading a pickle without running it.
 
 A pickle is a program. This module interprets only the instructions that dictionaries, lists,
-numbers, strings and numeric NumPy arrays need; it imports nothing and calls nothing that the file
-names. The six names below stand for objects of this module, any other name is refused.
+numbers, strings and numeric NumPy arrays need; it imports and calls nothing that the file names.
+The six names below are mapped to objects of this module; any other name is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHORT = 4096
 
 
 class _Name:
-    """One of the admitted names; an inert marker, never the object it stands for."""
+    """One of the admitted names; a marker, not the object of that name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -73,7 +73,7 @@ def load_pickle(stream: BinaryIO) -> Any:
     ------
     UnsafePickleError
         If the pickle is damaged, names anything but the few NumPy names that numeric arrays need,
-        or is out of all proportion.
+        or is larger or more deeply nested than a data file.
     """
     machine = _Machine(stream)
     try:
@@ -93,7 +93,7 @@ def load_pickle(stream: BinaryIO) -> Any:
 
 
 class _Machine(PickleBytes):
-    """The stack machine of the pickle format, reduced to what holds data."""
+    """The stack machine of the pickle format, reduced to the instructions for data."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__(stream)
@@ -163,7 +163,7 @@ class _Machine(PickleBytes):
         self._get(self._number(layout))
 
     def _read_numbers(self) -> bool:
-        """Take a run of 8-byte numbers in one go; False if the next instructions aren't one.
+        """Read a run of 8-byte numbers at once; False if the next instructions are not one.
 
         The instruction's first byte has been consumed already.
         """
