@@ -23,13 +23,13 @@ class Population {
  public:
   // The population with these weights, made on the first call. Each run() of a program has generated
   // code of its own; all of them use the same population.
-  static const Population &of(const T *weights, int arch, bool linear_head, int input_size,
+  static const Population &of(const T *weights, int cell, bool linear_head, int input_size,
                               int layers, const int *hidden_sizes, int models) {
     static std::map<const T *, Population *> made;
     Population *&population = made[weights];
     if (!population)
       population =
-          new Population(weights, arch, linear_head, input_size, layers, hidden_sizes, models);
+          new Population(weights, cell, linear_head, input_size, layers, hidden_sizes, models);
     return *population;
   }
 
@@ -49,9 +49,9 @@ class Population {
   }
 
  private:
-  Population(const T *weights, int arch, bool linear_head, int input_size, int layers,
+  Population(const T *weights, int cell, bool linear_head, int input_size, int layers,
              const int *hidden_sizes, int models)
-      : stack_(arch, linear_head, input_size, layers, hidden_sizes, models) {
+      : stack_(cell, linear_head, input_size, layers, hidden_sizes, models) {
     for (int model = 0; model < models; ++model)
       stack_.set_weights(weights + model * stack_.parameter_count(), model);
   }

@@ -28,7 +28,7 @@ static double $function(const double t, const double stepped_at)
 {
     static const int hidden_sizes[] = {$hidden_sizes};
     static const surrogate::Population<$real> &population =
-        surrogate::Population<$real>::of(_namespace$weights, $arch, $linear_head, $input_size,
+        surrogate::Population<$real>::of(_namespace$weights, $cell, $linear_head, $input_size,
                                          $layers, hidden_sizes, $models);
     const int64_t timestep = $timestep[0];
     if (timestep < $first_step[0]) return stepped_at;
@@ -152,7 +152,7 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         "real": c_data_type(variables["_state"].dtype),
         "hidden_sizes": ", ".join(map(str, spec.hidden_sizes)),
         "layers": len(spec.hidden_sizes),
-        "arch": spec.architecture.cpp_code,
+        "cell": spec.architecture.cpp_code,
         "linear_head": str(spec.head == "linear").lower(),
         "input_size": spec.input_size,
         "excitatory": card.n_excitatory,

@@ -74,7 +74,7 @@ class Architecture:
     torch_layer : type or None
         The autograd function of the provider "torch", which does all steps of a layer at once.
     cpp_code : int or None
-        ``Kind`` in ``kernels/cpu/layer.h``; None: no C++ kernels.
+        The case of ``cell_of`` in ``kernels/cpu/cells.h``; None: no C++ kernels.
     triton : bool
         Whether ``kernels/triton/cells.py`` has the cell.
     onnx : OnnxOperator or None

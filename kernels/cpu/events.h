@@ -27,16 +27,17 @@ void sum_events_of(const int16_t *channel, int32_t events, const T *w, const T *
 }
 
 template <class T>
-void sum_events(const Layer<T> &layer, const int16_t *channel, int32_t events, const T *w,
-                const T *bias, T *to) {
+void sum_events(const Layer<T> &layer, Events events, size_t row, const T *w, const T *bias, T *to) {
   typedef Vector<T> F;
+  const int16_t *channel = events.channel + events.row_ptr[row];
+  const int32_t count = events.row_ptr[row + 1] - events.row_ptr[row];
   switch (layer.input.vectors) {
-    case 1: sum_events_of<T, 1>(channel, events, w, bias, to); break;
-    case 2: sum_events_of<T, 2>(channel, events, w, bias, to); break;
-    case 3: sum_events_of<T, 3>(channel, events, w, bias, to); break;
-    default: sum_events_of<T, 4>(channel, events, w, bias, to);
+    case 1: sum_events_of<T, 1>(channel, count, w, bias, to); break;
+    case 2: sum_events_of<T, 2>(channel, count, w, bias, to); break;
+    case 3: sum_events_of<T, 3>(channel, count, w, bias, to); break;
+    default: sum_events_of<T, 4>(channel, count, w, bias, to);
   }
-  for (int v = layer.input_width(); v < layer.width; v += F::lanes)
+  for (int v = layer.input.width; v < layer.width; v += F::lanes)
     F::store(to + v, F::load(bias + v));
 }
 
@@ -54,13 +55,14 @@ void spread_to_events_of(const int16_t *channel, int32_t events, const T *grad, 
 }
 
 template <class T>
-void spread_to_events(const Layer<T> &layer, const int16_t *channel, int32_t events, const T *grad,
-                      T *w) {
+void spread_to_events(const Layer<T> &layer, Events events, size_t row, const T *grad, T *w) {
+  const int16_t *channel = events.channel + events.row_ptr[row];
+  const int32_t count = events.row_ptr[row + 1] - events.row_ptr[row];
   switch (layer.input.vectors) {
-    case 1: return spread_to_events_of<T, 1>(channel, events, grad, w);
-    case 2: return spread_to_events_of<T, 2>(channel, events, grad, w);
-    case 3: return spread_to_events_of<T, 3>(channel, events, grad, w);
-    default: return spread_to_events_of<T, 4>(channel, events, grad, w);
+    case 1: return spread_to_events_of<T, 1>(channel, count, grad, w);
+    case 2: return spread_to_events_of<T, 2>(channel, count, grad, w);
+    case 3: return spread_to_events_of<T, 3>(channel, count, grad, w);
+    default: return spread_to_events_of<T, 4>(channel, count, grad, w);
   }
 }
 
@@ -113,10 +115,10 @@ void gather_gradients_of(int channels, const ChannelOrder &order, const T *grad,
 template <class T>
 void gather_gradients(const Layer<T> &layer, const ChannelOrder &order, const T *grad, T *w) {
   switch (layer.input.vectors) {
-    case 1: return gather_gradients_of<T, 1>(layer.inputs, order, grad, w);
-    case 2: return gather_gradients_of<T, 2>(layer.inputs, order, grad, w);
-    case 3: return gather_gradients_of<T, 3>(layer.inputs, order, grad, w);
-    default: return gather_gradients_of<T, 4>(layer.inputs, order, grad, w);
+    case 1: return gather_gradients_of<T, 1>(layer.input.length, order, grad, w);
+    case 2: return gather_gradients_of<T, 2>(layer.input.length, order, grad, w);
+    case 3: return gather_gradients_of<T, 3>(layer.input.length, order, grad, w);
+    default: return gather_gradients_of<T, 4>(layer.input.length, order, grad, w);
   }
 }
 

@@ -5,7 +5,7 @@
 #ifndef SURROGATE_LAST_LAYER_H
 #define SURROGATE_LAST_LAYER_H
 
-#include "cells.h"
+#include "layer.h"
 #include "product.h"
 
 namespace surrogate {
@@ -17,59 +17,70 @@ class LastLayer {
 
   // Whether the gates fit.
   static bool serves(const Layer<T> &layer) {
-    return layer.kind != kLinear && layer.units == units && slots(layer) * units <= lanes;
+    return layer.cell.recurrent && layer.units == units && layer.cell.slots * units <= lanes;
   }
   // Numbers that its weights, and its working memory for `rows` rows, take.
   static size_t weights_size(const Layer<T> &layer) {
-    return size_t(layer.inputs + units + 1) * lanes;
+    return size_t(layer.input.length + units + 1) * lanes;
   }
-  static size_t memory_size(int rows) { return size_t(rows + 4) * 5 * lanes; }
+  static size_t memory_size(const Layer<T> &layer, int rows) {
+    return dense_size(rows) * (layer.cell.parts - 1 + layer.cell.slots) + size_t(rows) * lanes;
+  }
 
   // From the panel's weights, whose lanes beyond the second unit are dropped.
-  static void pack(const Layer<T> &layer, const T *input, const T *hidden, const T *bias, T *to) {
+  static void pack(const Layer<T> &layer, const Packed<T> &panel, T *to) {
     std::memset(to, 0, weights_size(layer) * sizeof(T));
-    for (int k = 0; k < layer.inputs; ++k, input += layer.input_width(), to += lanes)
-      pack_row(layer.input, input, to);
-    for (int k = 0; k < units; ++k, hidden += layer.hidden_width(), to += lanes)
-      pack_row(layer.hidden, hidden, to);
-    const Columns all = {0, slots(layer)};
-    pack_row(all, bias, to);
+    to = pack_rows(layer.input, layer.input.length, panel.input, to);
+    to = pack_rows(layer.hidden, units, panel.hidden, to);
+    const Operand all(lanes, 1, 0, layer.cell.slots);
+    pack_rows(all, 1, panel.bias, to);
   }
 
-  // `state` is that of the first row, which `after` holds afterwards, too, [rows][2].
+  // `state` is that of the first row; `after` holds the hidden states afterwards, too, [rows][2].
   static void step(const Layer<T> &layer, int rows, const T *below, ptrdiff_t below_row,
                    const T *weights, T *state, ptrdiff_t state_row, T *working, T *after) {
-    constexpr int together = lanes / units;
-    const int groups = (rows + together - 1) / together, gates = slots(layer);
-    const size_t dense = size_t(groups) * lanes;
-    T *before = working, *memory = before + dense, *shared = memory + dense;
-    T *sums = shared + dense * gates;
-    const T *hidden = weights + size_t(layer.inputs) * lanes, *bias = hidden + units * lanes;
+    const Cell<T> &cell = layer.cell;
+    const size_t dense = dense_size(rows);
+    CellRows<T> cells;
+    cells.rows = int(dense) / lanes;
+    cells.units = lanes;
+    cells.gates_row = cell.slots * lanes;
+    cells.state_row = lanes;
+    for (int part = 0; part < cell.parts; ++part) {
+      cells.after[part] = part ? working + dense * (part - 1) : after;
+      cells.before[part] = cells.after[part];
+    }
+    cells.gates = working + dense * (cell.parts - 1);
+    T *sums = cells.gates + dense * cell.slots;
+
+    const T *hidden = weights + size_t(layer.input.length) * lanes, *bias = hidden + units * lanes;
     for (int r = 0; r < rows; ++r)
       Vector<T>::store(sums + r * lanes, Vector<T>::load(bias));
-    multiply(1, rows, layer.inputs, below, below_row, weights, sums, lanes);
+    multiply(1, rows, layer.input.length, below, below_row, weights, sums, lanes);
     multiply(1, rows, units, state, state_row, hidden, sums, lanes);
     for (int r = 0; r < rows; ++r) {
-      T *to = shared + r / together * gates * lanes + r % together * units;
-      for (int gate = 0; gate < gates; ++gate)
-        move(to + gate * lanes, sums + r * lanes + gate * units);
+      T *to = cells.gates + r / together * cells.gates_row + r % together * units;
+      for (int slot = 0; slot < cell.slots; ++slot)
+        move(to + slot * lanes, sums + r * lanes + slot * units);
     }
-    if (layer.kind == kGru)
-      for (int r = 0; r < rows; ++r) move(before + r * units, state + r * state_row);
-    if (layer.kind == kLstm)
-      for (int r = 0; r < rows; ++r) move(memory + r * units, state + r * state_row + units);
-    const CellRows<T> cells = {shared, gates * lanes, before, memory, after, memory, lanes};
-    update(layer, groups, cells);
-    for (int r = 0; r < rows; ++r) move(state + r * state_row, after + r * units);
-    if (layer.kind == kLstm)
-      for (int r = 0; r < rows; ++r) move(state + r * state_row + units, memory + r * units);
+    for (int part = cell.reads_h ? 0 : 1; part < cell.parts; ++part)
+      for (int r = 0; r < rows; ++r)
+        move(cells.after[part] + r * units, state + r * state_row + part * units);
+    cell.step(cells);
+    for (int part = 0; part < cell.parts; ++part)
+      for (int r = 0; r < rows; ++r)
+        move(state + r * state_row + part * units, cells.after[part] + r * units);
   }
 
  private:
-  static int slots(const Layer<T> &layer) { return layer.width / layer.panel_units; }
-  static void pack_row(Columns columns, const T *panel, T *to) {
-    for (int v = 0; v < columns.vectors; ++v)
-      move(to + (columns.from + v) * units, panel + v * lanes);
+  static constexpr int together = lanes / units;  // rows that share a vector
+
+  static size_t dense_size(int rows) { return size_t(rows + together - 1) / together * lanes; }
+  static T *pack_rows(const Operand &operand, int rows, const T *panel, T *to) {
+    for (int row = 0; row < rows; ++row, panel += operand.width, to += lanes)
+      for (int v = 0; v < operand.vectors; ++v)
+        move(to + (operand.from + v) * units, panel + v * lanes);
+    return to;
   }
   static SURROGATE_INLINE void move(T *to, const T *from) {
     std::memcpy(to, from, units * sizeof(T));

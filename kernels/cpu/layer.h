@@ -1,22 +1,18 @@
 // How one layer's weights and activations lie in memory.
 //
 // Units are handled in blocks, one or more vectors wide. A panel holds, for one block, the columns of
-// all gates side by side, so that a block's gates come out of one product together:
+// all of a cell's slots side by side, so that a block's gates come out of one product together:
 //
-//   rnn, linear   [h]                  1 to 4 vectors of units
-//   lstm          [i | f | g | o]      one vector of units per gate
-//   gru           [n | r | z | m]      likewise; n takes the input's part of the candidate, m = U_n h + d_n
+//   one slot       [h]                  1 to 4 vectors of units
+//   several slots  [i | f | g | o]      one vector of units per slot
 //
-// The input writes the columns from `input_from` on, the hidden state those from `hidden_from` on. Lanes
-// beyond the last unit have zero weights and stay zero.
+// Lanes beyond the last unit have zero weights and stay zero.
 #ifndef SURROGATE_LAYER_H
 #define SURROGATE_LAYER_H
 
-#include "simd.h"
+#include "cell.h"
 
 namespace surrogate {
-
-enum Kind { kRnn = 0, kGru = 1, kLstm = 2, kLinear = 3 };
 
 // Vectors per panel for a row of `count` vectors: a divisor, so that no panel has an empty vector.
 inline int vectors_per_panel(int count) {
@@ -31,127 +27,135 @@ struct Parameters {
   T *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // a linear layer has weight_ih and bias_ih alone
 };
 
-// Columns that one operand writes: `vectors` of them from vector `from` of the panel.
-struct Columns {
-  int from, vectors;
+// The same, packed.
+template <class T>
+struct Packed {
+  T *input, *hidden, *bias;
+};
+
+// What a layer multiplies with weights: its input or its hidden state.
+struct Operand {
+  int length;            // numbers in it
+  int padded;            // rounded up to whole vectors
+  int from, vectors;     // the columns of a panel that it writes, in vectors
+  int width;             // the same in numbers: a row of its packed weights
+  int backward_vectors;  // vectors per panel where its numbers are the columns, as in the backward pass
+
+  Operand(int lanes, int length_, int from_, int vectors_)
+      : length(length_), padded((length + lanes - 1) / lanes * lanes), from(from_),
+        vectors(vectors_), width(vectors * lanes),
+        backward_vectors(vectors_per_panel(padded / lanes)) {}
+  size_t panel_size() const { return size_t(length) * width; }
 };
 
 template <class T>
 struct Layer {
   static constexpr int lanes = Vector<T>::lanes;
 
-  Kind kind;
-  int inputs, units;
-  int gates;          // canonical blocks of rows
-  int panels;         // blocks of units
+  Cell<T> cell;
+  int units, padded;  // `padded` is rounded up to whole vectors
+  int slot_vectors;   // vectors of units in a slot
   int panel_units;    // units of a block, a multiple of `lanes`
+  int panels;         // blocks of units
   int width;          // numbers in a row of a panel
-  int padded;         // units rounded up to whole vectors
-  Columns input, hidden;
-  int unit_vectors;   // vectors per panel where units are the columns, as in the backward pass
-  int input_vectors;  // likewise for the layer below
+  Operand input, hidden;
 
-  Layer(Kind kind_, int inputs_, int units_) : kind(kind_), inputs(inputs_), units(units_) {
-    const int count = (units + lanes - 1) / lanes;
-    padded = count * lanes;
-    unit_vectors = vectors_per_panel(count);
-    input_vectors = vectors_per_panel((inputs + lanes - 1) / lanes);
-    const bool gated = kind == kGru || kind == kLstm;
-    gates = kind == kGru ? 3 : kind == kLstm ? 4 : 1;
-    panel_units = gated ? lanes : unit_vectors * lanes;
-    panels = padded / panel_units;
-    width = gated ? 4 * lanes : panel_units;
-    const int columns = gated ? gates : unit_vectors;
-    input.from = 0;
-    input.vectors = columns;
-    hidden.from = kind == kGru ? 1 : 0;
-    hidden.vectors = kind == kLinear ? 0 : columns;
-  }
+  Layer(const Cell<T> &cell_, int inputs, int units_)
+      : cell(cell_),
+        units(units_),
+        padded((units + lanes - 1) / lanes * lanes),
+        slot_vectors(cell.slots > 1 ? 1 : vectors_per_panel(padded / lanes)),
+        panel_units(slot_vectors * lanes),
+        panels(padded / panel_units),
+        width(cell.slots * panel_units),
+        input(lanes, inputs, 0, cell.gates * slot_vectors),
+        hidden(lanes, units, (cell.slots - cell.gates) * slot_vectors,
+               cell.recurrent ? cell.gates * slot_vectors : 0) {}
 
-  int input_width() const { return input.vectors * lanes; }
-  int hidden_width() const { return hidden.vectors * lanes; }
   // Units of the last block may be fewer.
   int units_in(int panel) const {
     const int left = units - panel * panel_units;
     return left < panel_units ? left : panel_units;
   }
-  // Vectors of a panel that belong to one gate.
-  int vectors_per_gate() const { return panel_units / lanes; }
+  int state_size() const { return cell.recurrent ? cell.parts * units : 0; }
 
   // Sizes of the packed arrays, in numbers.
-  size_t input_size() const { return size_t(panels) * inputs * input_width(); }
-  size_t hidden_size() const { return size_t(panels) * units * hidden_width(); }
+  size_t size(const Operand &operand) const { return panels * operand.panel_size(); }
+  size_t backward_size(const Operand &operand) const {
+    return size_t(operand.padded) * panels * operand.width;
+  }
   size_t bias_size() const { return size_t(panels) * width; }
-  size_t padded_inputs() const { return size_t((inputs + lanes - 1) / lanes) * lanes; }
-  size_t input_backward_size() const { return padded_inputs() * panels * input_width(); }
-  size_t hidden_backward_size() const { return size_t(padded) * panels * hidden_width(); }
 
-  // The canonical gate of vector `v` among an operand's columns; the GRU's n stands first for the input
-  // (canonical r, z, n) and last, as m, for the hidden state.
-  int gate_of(bool of_input, int v) const {
-    if (kind == kGru) return of_input ? (v + 2) % 3 : v;
-    return kind == kLstm ? v : 0;
+  // Canonical parameters in their order; next(numbers) tells where each begins.
+  template <class U, class Next>
+  Parameters<U> parameters(const Next &next) const {
+    const size_t rows = size_t(cell.gates) * units;
+    Parameters<U> own = {next(rows * input.length), nullptr, nullptr, nullptr};
+    if (cell.recurrent) own.weight_hh = next(rows * units);
+    own.bias_ih = next(rows);
+    if (cell.recurrent) own.bias_hh = next(rows);
+    return own;
   }
 
   // Calls visit(panel, column, canonical row) for each column of an operand that is not padding.
   template <class Visit>
-  void each_column(bool of_input, const Visit &visit) const {
-    const int vectors = of_input ? input.vectors : hidden.vectors;
-    const int per_gate = vectors_per_gate();
+  void each_column(const Operand &operand, const Visit &visit) const {
     for (int panel = 0; panel < panels; ++panel)
-      for (int v = 0; v < vectors; ++v)
-        for (int lane = 0; lane < lanes; ++lane) {
-          const int in_block = (v % per_gate) * lanes + lane;
-          if (in_block < units_in(panel))
-            visit(panel, v * lanes + lane,
-                  gate_of(of_input, v) * units + panel * panel_units + in_block);
-        }
+      for (int v = 0; v < operand.vectors; ++v) {
+        const int gate = cell.gate_of((operand.from + v) / slot_vectors);
+        const int first = v % slot_vectors * lanes, left = units_in(panel) - first;
+        for (int lane = 0; lane < (left < lanes ? left : lanes); ++lane)
+          visit(panel, v * lanes + lane, gate * units + panel * panel_units + first + lane);
+      }
   }
 };
 
-// canonical[row][k] <-> packed[panel][k][column]; the packed array's padding must be zero beforehand.
-template <class T, bool kUnpack>
-struct Transfer {
-  T *packed;
-  T *canonical;
-  int length, width;
-  void operator()(int panel, int column, int row) const {
-    T *at = packed + size_t(panel) * length * width + column;
-    T *from = canonical + size_t(row) * length;
-    for (int k = 0; k < length; ++k, at += width) {
+// canonical[row][k] <-> packed[panel][k][column].
+template <bool kUnpack, class T>
+void transfer_weights(const Layer<T> &layer, const Operand &operand, T *packed, T *canonical) {
+  layer.each_column(operand, [&](int panel, int column, int row) {
+    T *at = packed + panel * operand.panel_size() + column;
+    T *from = canonical + size_t(row) * operand.length;
+    for (int k = 0; k < operand.length; ++k, at += operand.width) {
       if (kUnpack) from[k] = *at;
       else *at = from[k];
     }
-  }
-};
-
-// canonical[row][j] -> packed[j's panel][panel's column][j's place]: what sends gradients down.
-template <class T>
-struct PackBackward {
-  T *packed;
-  const T *canonical;
-  int length, rows, width, vectors;
-  void operator()(int panel, int column, int row) const {
-    const int columns = vectors * Vector<T>::lanes;
-    T *at = packed + (size_t(panel) * width + column) * columns;
-    const T *from = canonical + size_t(row) * length;
-    for (int j = 0; j < length; ++j)
-      at[size_t(j / columns) * rows * columns + j % columns] = from[j];
-  }
-};
+  });
+}
 
 // Adds a bias to its columns, or reads its gradient from them.
-template <class T, bool kUnpack>
-struct TransferBias {
-  T *packed;
-  T *canonical;
-  int width, from;
-  void operator()(int panel, int column, int row) const {
-    T &at = packed[size_t(panel) * width + from + column];
+template <bool kUnpack, class T>
+void transfer_bias(const Layer<T> &layer, const Operand &operand, T *packed, T *canonical) {
+  layer.each_column(operand, [&](int panel, int column, int row) {
+    T &at = packed[size_t(panel) * layer.width + operand.from * Layer<T>::lanes + column];
     if (kUnpack) canonical[row] = at;
     else at += canonical[row];
-  }
-};
+  });
+}
+
+// Packs a layer's parameters into memory that is zero, or unpacks their gradients.
+template <bool kUnpack, class T>
+void transfer(const Layer<T> &layer, const Packed<T> &packed, const Parameters<T> &canonical) {
+  transfer_weights<kUnpack>(layer, layer.input, packed.input, canonical.weight_ih);
+  transfer_bias<kUnpack>(layer, layer.input, packed.bias, canonical.bias_ih);
+  if (!layer.cell.recurrent) return;
+  transfer_weights<kUnpack>(layer, layer.hidden, packed.hidden, canonical.weight_hh);
+  transfer_bias<kUnpack>(layer, layer.hidden, packed.bias, canonical.bias_hh);
+}
+
+// canonical[row][j] -> packed[j's panel][panel's column][j's place]: what sends gradients down. The packed
+// array's padding must be zero beforehand.
+template <class T>
+void pack_backward(const Layer<T> &layer, const Operand &operand, T *packed, const T *canonical) {
+  const int columns = operand.backward_vectors * Layer<T>::lanes;
+  const size_t rows = size_t(layer.panels) * operand.width;
+  layer.each_column(operand, [&](int panel, int column, int row) {
+    T *at = packed + (size_t(panel) * operand.width + column) * columns;
+    const T *from = canonical + size_t(row) * operand.length;
+    for (int j = 0; j < operand.length; ++j)
+      at[j / columns * rows * columns + j % columns] = from[j];
+  });
+}
 
 }  // namespace surrogate
 

@@ -7,11 +7,11 @@
 #include <Python.h>
 
 #include <cstring>
-#include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "isa.h"
-#include "training.h"
+#include "machine.h"
 
 #define SURROGATE_JOIN(a, b) a##b
 #define SURROGATE_INIT(name) SURROGATE_JOIN(PyInit_, name)
@@ -21,7 +21,8 @@
 namespace {
 
 using surrogate::Events;
-using surrogate::Parameters;
+using surrogate::Machine;
+using surrogate::MachineOf;
 
 // An array's memory, released at the end of the scope or when another takes its place.
 class Array {
@@ -82,87 +83,6 @@ bool events_fit(const int16_t *channel, const int32_t *row_ptr, Py_ssize_t rows,
   return !outside;
 }
 
-struct Span {
-  int batch, steps;
-  Events events;
-};
-
-// What a Python object does, in float32 or float64.
-class Machine {
- public:
-  virtual ~Machine() {}
-  virtual bool set_weights(const std::vector<void *> &parameters, int model) = 0;
-  virtual void step(int neurons, Events events, void *state, void *outputs) = 0;
-  virtual void step_counts(int neurons, int32_t *counts, void *state, void *outputs,
-                           int64_t *lost) = 0;
-  virtual void forward(Span span, const void *state, void *outputs, void *final_state,
-                       bool keep) = 0;
-  virtual bool backward(Events events, const std::vector<void *> &parameters,
-                        const void *grad_outputs, const void *grad_final,
-                        const std::vector<void *> &gradients, void *grad_state) = 0;
-  virtual int input_size() const = 0;
-  virtual Py_ssize_t rows() const = 0;  // sequences times steps of the last forward pass
-  virtual int state_size() const = 0;
-};
-
-template <class T>
-class MachineOf : public Machine {
- public:
-  MachineOf(int arch, bool linear, int inputs, const std::vector<int> &hidden, int models)
-      : stack_(arch, linear, inputs, int(hidden.size()), hidden.data(), models) {}
-
-  bool set_weights(const std::vector<void *> &parameters, int model) {
-    std::vector<Parameters<T> > by_layer;
-    if (!sort(parameters, by_layer)) return false;
-    stack_.set_weights(by_layer, model);
-    return true;
-  }
-  void step(int neurons, Events events, void *state, void *outputs) {
-    stack_.step_events(neurons, events.channel, events.row_ptr, static_cast<T *>(state),
-                       static_cast<T *>(outputs));
-  }
-  void step_counts(int neurons, int32_t *counts, void *state, void *outputs, int64_t *lost) {
-    stack_.step_counts(neurons, counts, static_cast<T *>(state), static_cast<T *>(outputs), lost);
-  }
-  void forward(Span span, const void *state, void *outputs, void *final_state, bool keep) {
-    rows_ = Py_ssize_t(span.batch) * span.steps;
-    if (!training_) training_.reset(new surrogate::Training<T>(stack_));
-    training_->forward(span.batch, span.steps, span.events, static_cast<const T *>(state),
-                       static_cast<T *>(outputs), static_cast<T *>(final_state), keep);
-  }
-  bool backward(Events events, const std::vector<void *> &parameters, const void *grad_outputs,
-                const void *grad_final, const std::vector<void *> &gradients, void *grad_state) {
-    std::vector<Parameters<T> > weights, to;
-    if (!sort(parameters, weights) || !sort(gradients, to) || !training_) return false;
-    training_->backward(events, weights, static_cast<const T *>(grad_outputs),
-                        static_cast<const T *>(grad_final), to, static_cast<T *>(grad_state));
-    return true;
-  }
-  int input_size() const { return stack_.input_size(); }
-  Py_ssize_t rows() const { return rows_; }
-  int state_size() const { return stack_.state_size(); }
-
- private:
-  // Addresses in canonical order, by layer.
-  bool sort(const std::vector<void *> &all, std::vector<Parameters<T> > &by_layer) const {
-    size_t next = 0;
-    for (const surrogate::Layer<T> &layer : stack_.layers()) {
-      const bool linear = layer.kind == surrogate::kLinear;
-      if (all.size() < next + (linear ? 2 : 4)) return false;
-      T *part[4];
-      for (int i = 0; i < (linear ? 2 : 4); ++i) part[i] = static_cast<T *>(all[next++]);
-      const Parameters<T> own = {part[0], linear ? nullptr : part[1], linear ? part[1] : part[2],
-                                 linear ? nullptr : part[3]};
-      by_layer.push_back(own);
-    }
-    return next == all.size();
-  }
-
-  surrogate::Stack<T> stack_;
-  Py_ssize_t rows_ = 0;
-  std::unique_ptr<surrogate::Training<T> > training_;
-};
-
 struct StackObject {
   PyObject_HEAD
   Machine *machine;
@@ -187,7 +107,7 @@ class Unlocked {
   PyThreadState *state_;
 };
 
-// Runs what may ask for memory; false, with Python's MemoryError set, where there is none.
+// Runs what may throw; false, with Python's exception set, where it did.
 template <class Work>
 bool guarded(const Work &work) {
   try {
@@ -195,8 +115,10 @@ bool guarded(const Work &work) {
     return true;
   } catch (const std::bad_alloc &) {
     PyErr_NoMemory();
-    return false;
+  } catch (const std::invalid_argument &error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
   }
+  return false;
 }
 
 StackObject *own(PyObject *self) { return reinterpret_cast<StackObject *>(self); }
@@ -210,9 +132,9 @@ bool addresses(PyObject *tuple, std::vector<void *> &to) {
 }
 
 PyObject *make(PyTypeObject *type, PyObject *args, PyObject *) {
-  int arch, linear, inputs, wide, models;
+  int cell, linear, inputs, wide, models;
   PyObject *sizes;
-  if (!PyArg_ParseTuple(args, "ipiO!pi", &arch, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
+  if (!PyArg_ParseTuple(args, "ipiO!pi", &cell, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
                         &models))
     return nullptr;
   allocfunc allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
@@ -225,8 +147,8 @@ PyObject *make(PyTypeObject *type, PyObject *args, PyObject *) {
         if (PyErr_Occurred()) return;
         own(self)->machine =
             wide ? static_cast<Machine *>(
-                       new MachineOf<double>(arch, linear, inputs, hidden, models))
-                 : new MachineOf<float>(arch, linear, inputs, hidden, models);
+                       new MachineOf<double>(cell, linear, inputs, hidden, models))
+                 : new MachineOf<float>(cell, linear, inputs, hidden, models);
         own(self)->state = new Array;
         own(self)->outputs = new Array;
       }) ||
@@ -316,7 +238,7 @@ PyObject *step_counts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 }
 
 PyObject *forward(PyObject *self, PyObject *args) {
-  Span span;
+  surrogate::Span span;
   Py_ssize_t events, channel, row_ptr, state, outputs, final_state;
   int keep;
   if (!PyArg_ParseTuple(args, "iinnnnnnp", &span.batch, &span.steps, &events, &channel, &row_ptr,

@@ -150,6 +150,11 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(without, monkeypatch) -> No
     assert kept == [False, True]
 
 
+def test_a_code_that_no_cell_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="no cell has the code 99"):
+        cpu.load().Stack(99, False, 30, (8, 2), True, 1)
+
+
 def test_second_derivatives_are_refused() -> None:
     spec = StackSpec("rnn", (9, 2), input_size=30)
     weights, events, state, _ = _problem(spec, 3, 12)
