@@ -39,7 +39,7 @@ def test_all_modes_give_the_same_spikes(tmp_path, capsys) -> None:
     for mode in MODES:
         # Outside the checkout, where only the installed package can be found.
         command = [sys.executable, "-W", "ignore", str(SCRIPT), mode, str(tmp_path)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
