@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 from surrogate.errors import UsageError
@@ -96,8 +97,14 @@ class Stochastic(Threshold):
         return "_uniform < p"
 
     def __post_init__(self) -> None:
-        if type(self.seed) is not int or not 0 <= self.seed < 2**64:
+        # NumPy's whole numbers count as such; the template of C++ standalone takes Python's.
+        if (
+            type(self.seed) is bool
+            or not isinstance(self.seed, Integral)
+            or not 0 <= self.seed < 2**64
+        ):
             raise UsageError(f"seed {self.seed!r}: expected a whole number from 0 to 2**64 - 1")
+        object.__setattr__(self, "seed", int(self.seed))
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ def json_text(obj: Mapping[str, Any]) -> str:
     """``obj`` as one line of valid JSON, keys in their given order.
 
     NumPy scalars, arrays and tensors become numbers and lists; NaN and infinities, which JSON
-    does not have, become null; other objects, such as paths, become their string.
+    does not have, become null; other objects, such as paths, become their string. All of it is
+    ASCII, whatever the encoding of the terminal.
     """
-    return json.dumps(_plain(obj), allow_nan=False, ensure_ascii=False)
+    return json.dumps(_plain(obj), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,10 @@ def main(args: Sequence[str] | None = None) -> int:
     ``{"error": {"message": str, "exit_code": int}}``, so that a caller always has JSON to read.
     """
     args = sys.argv[1:] if args is None else list(args)
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks costs that character, not the result.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         result = cli.main(args, prog_name="surrogate", standalone_mode=False)
     except click.UsageError as error:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from surrogate.kernels.architectures import Architecture, architecture
 
@@ -46,7 +49,8 @@ class StackSpec:
     voltage_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        object.__setattr__(self, "hidden_sizes", tuple(map(_without_numpy, self.hidden_sizes)))
+        object.__setattr__(self, "input_size", _without_numpy(self.input_size))
         architecture(self.arch)
         if self.head not in HEADS:
             raise ValueError(f"unknown head {self.head!r}: expected recurrent or linear")
@@ -65,7 +69,7 @@ class StackSpec:
             )
         if self.head == "linear" and len(sizes) < 2:
             raise ValueError("a linear head needs a recurrent layer before it, such as 32-2")
-        if not 1 <= self.input_size <= MAX_INPUT_SIZE:
+        if type(self.input_size) is not int or not 1 <= self.input_size <= MAX_INPUT_SIZE:
             raise ValueError(f"input size {self.input_size}: expected 1 to {MAX_INPUT_SIZE}")
         if not (math.isfinite(self.voltage_scale) and self.voltage_scale > 0):
             raise ValueError(f"voltage scale {self.voltage_scale}: expected a positive number")
@@ -129,3 +133,8 @@ class StackSpec:
     def parameter_count(self) -> int:
         """Trainable parameters of the stack."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
+
+
+def _without_numpy(value: Any) -> Any:
+    """A whole number of NumPy as Python's, for files and C; other values as they are."""
+    return int(value) if isinstance(value, np.integer) else value

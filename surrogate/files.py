@@ -1,16 +1,17 @@
-"""Writes files so that a partly written one never has its final name."""
+"""Files: written so that a partly written one never has its final name; only files are read."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from surrogate.errors import DataError
 
-__all__ = ["atomic_path", "atomic_write_text", "explain_os_error"]
+__all__ = ["atomic_path", "atomic_write_text", "check_is_file", "explain_os_error"]
 
 
 @contextlib.contextmanager
@@ -19,13 +20,17 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file is in the folder of ``target``, since a rename across file systems is not
     atomic, and is flushed to disk before the rename: a crash leaves the old file or the new one.
+    A symbolic link stays: the file that it points to is written.
 
     Raises
     ------
     DataError
-        If the folder cannot be written to or the disk is full.
+        If the folder cannot be written to, the disk is full, or the target is a device or pipe,
+        which the rename would replace by a file.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))
+    if target.exists():
+        check_is_file(target)
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +44,25 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         # Unwritable folders fail here too, and have already been reported above.
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def check_is_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no regular file: a pipe would be waited for, a device might never end.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is of another kind.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    if stat.S_ISDIR(mode):
+        raise explain_os_error(IsADirectoryError(errno.EISDIR, ""), path)
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device or socket"
+        raise DataError(f"{path}: is a {kind}, not a file; give a file")
 
 
 def atomic_write_text(target: str | os.PathLike[str], text: str) -> None:

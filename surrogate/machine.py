@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,16 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where files that can be made again belong, by the system's own rule."""
-    return platformdirs.user_cache_path("surrogate")
+    """Where files that can be made again belong, by the system's own rule.
+
+    Users without a home directory, as some containers have, share the folder of temporary files.
+    """
+    elsewhere = Path(tempfile.gettempdir(), "surrogate")
+    try:
+        found = platformdirs.user_cache_path("surrogate")
+    except RuntimeError:  # its older versions give a path that begins with ~
+        return elsewhere
+    return found if found.is_absolute() else elsewhere
 
 
 def cpu_name() -> str:

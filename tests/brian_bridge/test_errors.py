@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from brian2 import (
     BrianObjectException,
@@ -178,6 +179,7 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         assert all(word in str(caught.value) for word in words), caught.value
     with pytest.raises(UsageError, match="-1"):
         Stochastic(-1)
+    assert type(Stochastic(np.int64(3)).seed) is int
     SurrogateNeuron(1, bare, threshold="p > 0.5", refractory=2 * ms)
 
 

@@ -218,7 +218,7 @@ def test_json_text_is_valid_for_what_python_would_print_otherwise() -> None:
     )
     assert text == (
         '{"z": 0.5, "nan": null, "infinite": [null, null], "array": [[1, 2], [3, 4]], '
-        '"path": "runs/µ", "0.01": [3, true, null]}'
+        '"path": "runs/\\u00b5", "0.01": [3, true, null]}'
     )
 
 

@@ -1,0 +1,83 @@
+"""Systems and settings unlike the developers': encodings, devices, links, missing homes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surrogate import machine
+from surrogate.errors import DataError
+from surrogate.files import atomic_write_text, check_is_file
+from surrogate.kernels import StackSpec
+
+# A command that prints what the terminal may lack.
+PRINTING = """
+import sys, click
+from surrogate.cli import main as frame
+from surrogate.cli._common import emit
+command = click.Command("show", callback=lambda: emit("--json" in sys.argv, {"µ": "⣿"}, "µ ⣿ 0.97"))
+frame.COMMANDS["show"] = ("", "", "")
+frame.LazyGroup.get_command = lambda *_: command
+sys.exit(frame.main(["show"]))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-16", "utf-8"])
+def test_a_result_is_printed_whatever_the_encoding(encoding: str) -> None:
+    for flags in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTING, *flags],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout.decode(encoding, errors="replace")
+        assert json.loads(printed) == {"µ": "⣿"} if flags else "0.97" in printed
+
+
+def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path) -> None:
+    real, link = tmp_path / "elsewhere" / "real.json", tmp_path / "link.json"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    for text in ("first", "second"):  # at first it points to nothing
+        atomic_write_text(link, text)
+        assert link.is_symlink()
+        assert real.read_text() == text
+    assert [path.name for path in real.parent.iterdir()] == ["real.json"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_is_neither_replaced_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/full")
+    if kind == "pipe":
+        path = tmp_path / "pipe.h5"
+        os.mkfifo(path)
+    elif not path.is_char_device():
+        pytest.skip("no /dev/full here")
+    before = path.stat().st_mode
+    with pytest.raises(DataError, match=f"is a {kind}"):
+        atomic_write_text(path, "text")
+    with pytest.raises(DataError, match=f"is a {kind}"):
+        check_is_file(path)
+    assert path.stat().st_mode == before
+
+
+def test_without_a_home_the_cache_lies_among_temporary_files(monkeypatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert machine.cache_folder().is_absolute()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    spec = StackSpec("rnn", tuple(np.array([8, 2])), np.int64(20))
+    assert spec == StackSpec("rnn", (8, 2), 20)
+    assert all(type(size) is int for size in (*spec.hidden_sizes, spec.input_size))
+    with pytest.raises(ValueError, match="whole numbers"):
+        StackSpec("rnn", (8.0, 2))
