@@ -1,7 +1,10 @@
 """Sphinx: `make docs` builds the site into build/docs."""
 
+import inspect
 import sys
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 import surrogate
 
@@ -15,7 +18,7 @@ version = release = surrogate.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
+    "numpydoc",
     "sphinx.ext.mathjax",
     "example_page",
 ]
@@ -28,5 +31,21 @@ myst_heading_anchors = 3
 # Types stand in the docstrings, with shapes and units, which annotations do not have.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-napoleon_google_docstring = False
-napoleon_use_ivar = True
+numpydoc_show_class_members = False
+
+
+def _signature_of_init(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Brian2's groups are made by a metaclass, whose signature says nothing."""
+    if what == "class" and signature == "(*args, **kw)":
+        init = inspect.signature(obj.__init__)
+        named = [one for name, one in init.parameters.items() if name != "self"]
+        bare = [one.replace(annotation=one.empty) for one in named]
+        return str(inspect.Signature(bare)), returns
+    return None
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _signature_of_init)
