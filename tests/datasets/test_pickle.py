@@ -12,6 +12,7 @@ import pickletools
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ from surrogate.datasets.sources.detect import open_source
 from surrogate.datasets.sources.l5pc_hdf5 import L5pcFile
 from surrogate.datasets.sources.l5pc_pickle import PickleFile
 from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
-from surrogate.datasets.sources.pickles import _INSTRUCTIONS, PickledArray, _Machine, load_pickle
+from surrogate.datasets.sources.pickles import _INSTRUCTIONS, PickledArray, _Machine
+from surrogate.datasets.sources.pickles import load_pickle as load_pickle_of
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
+
+
+def load_pickle(stream: io.BytesIO) -> Any:
+    return load_pickle_of(stream, 1 << 26)
 
 
 def trials_of(path: Path) -> list[Trial]:
@@ -154,7 +160,7 @@ def test_runs_of_python_2_numbers_are_read_at_once_and_as_pickle_reads_them(dtyp
     values = np.random.default_rng(0).integers(0, 20_000, 1000).astype(dtype)
     # The last look-up fetches the 7th number again from the memo of the run.
     text = python2_numbers(values) + b"j" + struct.pack("<I", 400 + 3 * 6 + 2) + b"e\x87."
-    machine = _Machine(io.BytesIO(text))
+    machine = _Machine(io.BytesIO(text), len(text))
     *_, mine = machine.run()
     assert mine == [*values.tolist(), values[6].item()]
     assert mine == pickle.loads(text, encoding="latin1")[-1]
@@ -213,7 +219,36 @@ def test_a_pickle_that_runs_code_runs_nothing_and_is_refused_by_name(
         assert f".{name}" in str(caught.value)
 
 
+# A tuple that holds itself twice, forty levels deep: its text would have 2^40 items.
+SHARED = b")" + b"".join(b"r" + struct.pack("<I", n) + b"j" + struct.pack("<I", n) + b"\x86"
+                         for n in range(40))  # fmt: skip
+ARRAY = (
+    b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    b"(K\x01%scnumpy\ndtype\nU\x02f8K\x00K\x01\x87R\x89U\x00tb."
+)
+
 HOSTILE = {
+    "type given as a shared tuple": b"\x80\x02cnumpy\ndtype\n" + SHARED + b"K\x00K\x01\x87R.",
+    "shape of shared tuples": ARRAY % (SHARED + b"\x85"),
+    "encode called with a tuple": b"\x80\x02c_codecs\nencode\n" + SHARED + b"U\x06latin1\x86R.",
+    "encoding given as a tuple": b"\x80\x02c_codecs\nencode\nU\x01a" + SHARED + b"\x86R.",
+    "encode called with a number": b"\x80\x02c_codecs\nencode\nK\x05X\x06\x00\x00\x00latin1\x86R.",
+    "bytes called with a number": b"\x80\x02c__builtin__\nbytes\nK\x05\x85R.",
+    "module named by a tuple": b"\x80\x04" + SHARED + b"\x8c\x01a\x93.",
+    "order given as a shared tuple": (
+        b"\x80\x02cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03" + SHARED + b"NNNK\x01K\x01K\x00tb."
+    ),
+    "keys whose hashes collide": (
+        b"\x80\x02}("
+        + b"".join(
+            b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(1, 40_000)
+        )
+        + b"u."
+    ),
+    "millions of marks": b"\x80\x02" + b"(" * 5_000_000,
+    "millions of lists": b"\x80\x02" + b"]" * 5_000_000,
+    "millions of memo entries": b"\x80\x04N" + b"\x94" * 5_000_000,
+    "more bytes than allowed": b"\x80\x02" + b"N" * ((1 << 26) + (1 << 21)),
     "getattr on an admitted module": b"\x80\x02cnumpy.core.multiarray\nload\n.",
     "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0cndarray.dump\x93.",
     "another module's admitted name": b"\x80\x02cbuiltins\nscalar\n.",
@@ -254,9 +289,19 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_pickle_is_refused(what: str) -> None:
+    begun = time.process_time()
     with pytest.raises(UnsafePickleError) as caught:
         load_pickle(io.BytesIO(HOSTILE[what]))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+    # Refusing takes a second at most; what is hidden in these would take minutes or for ever.
+    assert time.process_time() - begun < 20
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("content", [b"", b"a\xff"])
+def test_bytes_are_read_as_every_protocol_writes_them(protocol: int, content: bytes) -> None:
+    assert load_pickle(io.BytesIO(pickle.dumps(content, protocol=protocol))) == content
 
 
 @pytest.mark.parametrize("what", ["nested lists", "nested tuples", "a list in itself"])

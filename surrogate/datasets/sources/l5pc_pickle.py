@@ -23,6 +23,8 @@ from surrogate.files import explain_os_error
 __all__ = ["DAMAGED", "PickleFile", "looks_like_pickle", "open_compressed"]
 
 _MAGIC = ((b"\xfd7zXZ\x00", lzma.open), (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
+# A public pickle shrinks to a tenth; what unpacks to much more would only exhaust the memory.
+_LEAST_BYTES, _RATIO = 1 << 26, 60
 #: What reading a damaged compressed file may raise.
 DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
@@ -93,8 +95,9 @@ class PickleFile:
 
     def _load(self) -> dict[str, Any]:
         try:
+            size = self.path.stat().st_size
             with open_compressed(self.path) as stream:
-                content = load_pickle(stream)
+                content = load_pickle(stream, max(_LEAST_BYTES, _RATIO * size))
         except UnsafePickleError as error:
             raise DataError(
                 f"{self.path}: refused: the pickle {error}; nothing was run. "

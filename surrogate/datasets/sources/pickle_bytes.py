@@ -7,7 +7,6 @@ from typing import BinaryIO, NoReturn
 __all__ = ["PickleBytes", "UnsafePickleError"]
 
 _CHUNK = 1 << 20
-_MAX_BYTES = 1 << 33
 
 
 class UnsafePickleError(Exception):
@@ -17,8 +16,9 @@ class UnsafePickleError(Exception):
 class PickleBytes:
     """A window on ``stream`` that moves forward; errors name the byte."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, most_bytes: int) -> None:
         self._stream = stream
+        self._most_bytes = most_bytes
         self._buffer = b""
         self._position = 0
         self._before = 0
@@ -37,12 +37,12 @@ class PickleBytes:
         have = len(rest[0])
         self._before += self._position
         self._position = 0
-        if self._before > _MAX_BYTES:
-            self._refuse(f"more than {_MAX_BYTES} bytes")
         # Read in pieces: a damaged file may state a length that cannot be allocated.
         while have < size and (piece := self._stream.read(_CHUNK)):
             rest.append(piece)
             have += len(piece)
+            if self._before + have > self._most_bytes + _CHUNK:
+                self._refuse(f"more than {self._most_bytes} bytes")
         self._buffer = b"".join(rest)
         return have >= size
 

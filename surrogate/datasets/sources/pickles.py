@@ -2,7 +2,7 @@
 
 A pickle is a program. This module interprets only the instructions that dictionaries, lists,
 numbers, strings and numeric NumPy arrays need; it imports and calls nothing that the file names.
-The six names below are mapped to objects of this module; any other name is refused.
+The names below are mapped to objects of this module; any other name is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from surrogate.datasets.sources.pickle_bytes import PickleBytes, UnsafePickleErr
 __all__ = ["PickledArray", "load_pickle"]
 
 _MAX_STRING = 1 << 28
-_MAX_OBJECTS = 60_000_000
+#: Containers, strings and memo entries: a public file of 128 trials has some 300,000.
+_MAX_OBJECTS = 4_000_000
 #: Strings up to this length become str; longer ones are the contents of arrays.
 _SHORT = 4096
 
@@ -48,6 +49,7 @@ class PickledArray:
 
 _RECONSTRUCT, _SCALAR = _Name("_reconstruct"), _Name("scalar")
 _NDARRAY, _DTYPE, _ENCODE = _Name("ndarray"), _Name("dtype"), _Name("encode")
+_BYTES = _Name("bytes")
 _ADMITTED = {
     "numpy.core.multiarray _reconstruct": _RECONSTRUCT,
     "numpy._core.multiarray _reconstruct": _RECONSTRUCT,
@@ -56,6 +58,8 @@ _ADMITTED = {
     "numpy ndarray": _NDARRAY,
     "numpy dtype": _DTYPE,
     "_codecs encode": _ENCODE,
+    # How Python 3 writes an empty string of bytes in protocol 2.
+    "__builtin__ bytes": _BYTES,
 }
 
 # 8-byte NumPy numbers as Python 2 writes them: two memo look-ups (`scalar` and its type), the
@@ -64,10 +68,17 @@ _NUMBER = re.compile(rb"(?s)(h.|j.{4})(h.|j.{4})U\x08.{8}r.{4}\x86r.{4}Rr.{4}")
 _RUN = 128
 
 
-def load_pickle(stream: BinaryIO) -> Any:
+def load_pickle(stream: BinaryIO, most_bytes: int) -> Any:
     """The object in ``stream``, made of plain Python values and :class:`PickledArray`.
 
     NumPy scalars become Python numbers; strings of Python 2 are decoded as Latin-1.
+
+    Parameters
+    ----------
+    stream : binary file
+        Decompressed.
+    most_bytes : int
+        A longer pickle is refused.
 
     Raises
     ------
@@ -75,28 +86,28 @@ def load_pickle(stream: BinaryIO) -> Any:
         If the pickle is damaged, names anything but the few NumPy names that numeric arrays need,
         or is larger or more deeply nested than a data file.
     """
-    machine = _Machine(stream)
+    machine = _Machine(stream, most_bytes)
     try:
         return machine.run()
     except (
-        IndexError,
-        KeyError,
+        LookupError,
         TypeError,
         ValueError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
         struct.error,
     ) as error:
-        raise UnsafePickleError(
-            f"damaged at byte {machine.offset}: {type(error).__name__} {error}"
-        ) from error
+        what = f"{type(error).__name__} {error}"[:120]
+        raise UnsafePickleError(f"damaged at byte {machine.offset}: {what}") from error
+    except RecursionError as error:
+        raise UnsafePickleError(f"nested too deeply at byte {machine.offset}") from error
 
 
 class _Machine(PickleBytes):
     """The stack machine of the pickle format, reduced to the instructions for data."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: BinaryIO, most_bytes: int) -> None:
+        super().__init__(stream, most_bytes)
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -121,11 +132,18 @@ class _Machine(PickleBytes):
     def _number(self, layout: struct.Struct) -> Any:
         return layout.unpack(self._take(layout.size))[0]
 
-    def _push_new(self, value: Any) -> None:
+    def _count(self) -> None:
         self._objects += 1
         if self._objects > _MAX_OBJECTS:
             self._refuse(f"more than {_MAX_OBJECTS} objects")
+
+    def _push_new(self, value: Any) -> None:
+        self._count()
         self._stack.append(value)
+
+    def _mark(self) -> None:
+        self._count()
+        self._marks.append(len(self._stack))
 
     def _pop_mark(self) -> list[Any]:
         mark = self._marks.pop()
@@ -143,6 +161,7 @@ class _Machine(PickleBytes):
     def _put(self, index: int) -> None:
         if not self._stack:
             self._refuse("a memo of nothing")
+        self._count()
         self._memo[index] = self._stack[-1]
 
     def _get(self, index: int) -> None:
@@ -241,9 +260,10 @@ class _Machine(PickleBytes):
         if type(target) is not dict:
             self._refuse(f"setting items of a {type(target).__name__}")
         keys = items[::2]
-        # Hashing a deeply nested tuple would overflow the interpreter's stack.
-        if not {type(key) for key in keys} <= {str, int, float, bool}:
-            self._refuse("a dictionary key that is neither a string nor a number")
+        # Hashing a deeply nested tuple would overflow the interpreter's stack, and large numbers
+        # can be chosen so that all their hashes collide.
+        if not all(type(key) is str or (type(key) is int and abs(key) < 2**31) for key in keys):
+            self._refuse("a dictionary key that is neither a string nor a small whole number")
         target.update(zip(keys, items[1::2], strict=True))
 
     def _global(self, module: Any, name: Any) -> None:
@@ -269,20 +289,22 @@ class _Machine(PickleBytes):
             self._push_new(_DType(self._numeric(arguments[0])))
         elif function is _RECONSTRUCT and arguments[0] is _NDARRAY:
             self._push_new(PickledArray())
-        elif function is _ENCODE and arguments[1:] in (("latin1",), ("latin-1",)):
-            self._push_new(_raw(arguments[0]))
+        elif function is _ENCODE and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
+            self._push_new(self._raw(arguments[0]))
+        elif function is _BYTES and not arguments:
+            self._push_new(b"")
         else:
             self._refuse(f"a call of {function.name} with unknown arguments")
 
     def _numeric(self, name: Any) -> np.dtype:
         if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", name):
-            self._refuse(f"arrays of type {str(name)[:20]!r}; only numbers are data")
+            self._refuse(f"arrays of type {_short(name)}; only numbers are data")
         return np.dtype(name)
 
     def _scalar(self, dtype: Any, content: Any) -> Any:
         if not isinstance(dtype, _DType):
             self._refuse("a number without a type")
-        (value,) = np.frombuffer(_raw(content), dtype.dtype)
+        (value,) = np.frombuffer(self._raw(content), dtype.dtype)
         return value.item()
 
     def _build(self) -> None:
@@ -305,8 +327,8 @@ class _Machine(PickleBytes):
         if not isinstance(dtype, _DType) or type(shape) is not tuple or len(shape) > 8:
             self._refuse("an array without type or shape")
         if not all(type(n) is int and 0 <= n <= _MAX_STRING for n in shape):
-            self._refuse(f"an array of shape {shape!r}"[:100])
-        raw = _raw(content)
+            self._refuse(f"an array of shape ({', '.join(map(_short, shape))})")
+        raw = self._raw(content)
         size = dtype.dtype.itemsize
         for n in shape:
             size *= n
@@ -314,10 +336,17 @@ class _Machine(PickleBytes):
             self._refuse(f"an array of {size} bytes out of {len(raw)}")
         return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
 
+    def _raw(self, content: Any) -> bytes:
+        """The bytes of a string as either Python writes them."""
+        if not isinstance(content, bytes | str):
+            self._refuse(f"the bytes of a {type(content).__name__}")
+        return content if isinstance(content, bytes) else content.encode("latin-1")
 
-def _raw(content: Any) -> bytes:
-    """The bytes of a string as either Python writes them."""
-    return content if isinstance(content, bytes) else content.encode("latin-1")
+
+def _short(value: Any) -> str:
+    """For messages. Of containers the type alone: one that holds itself has no end."""
+    simple = isinstance(value, str | int | float | bytes)
+    return repr(value)[:40] if simple else f"a {type(value).__name__}"
 
 
 _U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
@@ -346,7 +375,7 @@ def _set_item(machine: _Machine) -> None:
 
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    ord("("): lambda m: m._marks.append(len(m._stack)),
+    ord("("): lambda m: m._mark(),
     ord("}"): lambda m: m._push_new({}),
     ord("]"): lambda m: m._push_new([]),
     ord(")"): lambda m: m._push_new(()),
