@@ -27,18 +27,18 @@ struct CellGradients {
   ptrdiff_t gates_row;
   const T *before[kParts], *after[kParts];
   const T *above;    // of h, from the outputs or the layer above
-  T *carry[kParts];  // in: of `after`, from the step after; out: of `before`, but for what passes the weights
+  T *carry[kParts];  // in: of `after`, from the step after; out: of `before`, without that through weights
   ptrdiff_t state_row;
   T *bias;  // grows
 };
 
-// A panel with several slots is one vector of units wide: known when compiled, its loops are unrolled.
+// A panel with several slots is one vector of units wide; as a constant this unrolls its loops.
 template <class Kind, class T>
 SURROGATE_INLINE int units_in_loop(int units) { return Kind::slots > 1 ? Vector<T>::lanes : units; }
 
 template <class Kind, class T, bool kTraining>
 void run_cell(const CellRows<T> &cells) {
-  const CellRows<T> at = cells;  // a copy, for the compiler takes a store to change what is referred to
+  const CellRows<T> at = cells;  // a copy: a store might change the original
   typedef Vector<T> F;
   typedef typename F::type V;
   const int units = units_in_loop<Kind, T>(at.units);
@@ -64,7 +64,7 @@ void run_cell_backward(const CellGradients<T> &cells) {
   typedef typename F::type V;
   const int units = units_in_loop<Kind, T>(at.units);
   for (int u = 0; u < units; u += F::lanes) {
-    // One slot adds to the bias step by step, several add their sum: scores that are on record depend on it.
+    // One slot adds to the bias step by step, several add their sum: recorded scores depend on the order.
     V sum[Kind::slots];
     for (int s = 0; s < Kind::slots; ++s) sum[s] = Kind::slots > 1 ? V() : F::load(at.bias + u);
     for (int r = 0; r < at.rows; ++r) {
@@ -93,7 +93,7 @@ void run_cell_backward(const CellGradients<T> &cells) {
   }
 }
 
-// A cell's traits and functions, for those who learn at run time which one it is.
+// A cell's traits and functions, for code that gets the cell at run time.
 template <class T>
 struct Cell {
   int gates, slots, parts;

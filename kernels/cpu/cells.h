@@ -1,4 +1,4 @@
-// The cells: what a layer's units do once their gates are summed, and the way back.
+// The cells: forward and backward of a layer's units, given the sums of their gates.
 //
 // Equations: kernels/architectures.py. A cell is a struct and a case of `cell_of`, nothing else asks which
 // one it is. V is a vector of units, or of one unit. A cell has
@@ -8,13 +8,13 @@
 //                state the last; where both write, they add up
 //   gate_of      the canonical gate of a slot
 //   parts        of its state, h first
-//   recurrent    whether its state and hidden weights exist; else h is an output alone
+//   recurrent    whether its state and hidden weights exist; else h is only an output
 //   reads_h      whether `step` uses h itself, not only through the weights
 //   keeps_gates  whether `backward` uses what `forward` leaves in the gates
 //   forward      gates: from sums to activated; state: from before to after
-//   step         the same for the state, where there is no way back
-//   backward     grad: from that of the state after to that of the state before, but for what passes the
-//                weights; grad_gate: of the sums
+//   step         the same for the state, where there is no backward pass
+//   backward     grad: from that of the state after to that of the state before, without the part
+//                through the weights; grad_gate: of the sums
 #ifndef SURROGATE_CELLS_H
 #define SURROGATE_CELLS_H
 
@@ -25,7 +25,7 @@
 
 namespace surrogate {
 
-// The head without a memory.
+// The linear head, which has no state.
 struct Linear {
   static constexpr int gates = 1, slots = 1, parts = 1;
   static constexpr bool recurrent = false, reads_h = false, keeps_gates = false;
@@ -112,7 +112,7 @@ struct Lstm {
     state[1] = gate[1] * state[1] + gate[0] * gate[2];
     state[0] = gate[3] * tanh_of(state[1]);
   }
-  // As in the GRU, but of i, f and g, and of o and tanh(c).
+  // As in the GRU: common denominators of i, f and g, and of o and tanh(c).
   template <class V>
   static SURROGATE_INLINE void step(V *gate, V *state) {
     const Fraction<V> i = tanh_fraction(gate[0] * 0.5f), f = tanh_fraction(gate[1] * 0.5f);

@@ -1,7 +1,7 @@
 // From spike counts to lists of active channels.
 //
-// No processor can predict which channel has a spike, so hardly anything branches on it: from groups of
-// counts to words of 64 bits, each pass writes down every place and keeps those that are not silent.
+// No processor can predict which channel has a spike, so there is hardly a branch on it. The passes go
+// from groups of counts to words of 64 bits; each writes every index and keeps those with spikes.
 #ifndef SURROGATE_COUNTS_H
 #define SURROGATE_COUNTS_H
 
@@ -10,7 +10,7 @@
 
 namespace surrogate {
 
-// Words of counts that are looked at together, and how many bytes ahead memory is asked for them.
+// Words of counts that are tested together, and how many bytes ahead they are prefetched.
 constexpr int kGroupWords = 4;
 constexpr size_t kAhead = 4096;
 
@@ -45,7 +45,7 @@ SURROGATE_INLINE void take_count(Count *counts, int i, Active &active) {
 template <class Count>
 SURROGATE_INLINE void take_word(Count *counts, int from, Active &active) {
 #if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  // One spike in most words that have any, so this loop, unlike the place of the spike, is predicted.
+  // Most words with a spike have one, so this loop is predicted well, unlike the index of the spike.
   constexpr int bits = 8 * int(sizeof(Count));
   for (uint64_t left = word_of(counts + from); left;) {
     const int i = __builtin_ctzll(left) / bits;

@@ -1,4 +1,4 @@
-// The first layer's input: sums of the weights of active channels, and the way back.
+// The first layer's input: sums of the weights of active channels, and their gradients.
 #ifndef SURROGATE_EVENTS_H
 #define SURROGATE_EVENTS_H
 
@@ -41,7 +41,7 @@ void sum_events(const Layer<T> &layer, Events events, size_t row, const T *w, co
     F::store(to + v, F::load(bias + v));
 }
 
-// The way back: each active channel's weight gradient gains the gradient of the sums.
+// Backward: adds the gradient of the sums to the weight gradient of each active channel.
 template <class T, int NV>
 void spread_to_events_of(const int16_t *channel, int32_t events, const T *grad, T *w) {
   typedef Vector<T> F;
@@ -66,8 +66,8 @@ void spread_to_events(const Layer<T> &layer, Events events, size_t row, const T 
   }
 }
 
-// Some steps' events in the order of channels: the rows of channel c, from first(c) to first(c + 1) - 1.
-// A row is the place of the gradients of its step and sequence.
+// The events of some steps, sorted by channel: the rows of channel c, from first(c) to first(c + 1) - 1.
+// A row is the index of the gradients of its step and sequence.
 class ChannelOrder {
  public:
   void sort(Events events, int channels, int batch, int steps, int from, int to, size_t step_size,
@@ -81,7 +81,7 @@ class ChannelOrder {
     }
     for (int c = 0; c < channels; ++c) place[c + 1] += place[c];
     size_t *rows = rows_.reserve(size_t(total));
-    // Each place moves up to where the next channel's began: hence `place` is one entry ahead of first_.
+    // Each place ends where the next channel's began: hence `place` is one entry ahead of first_.
     for (int t = from; t < to; ++t)
       for (int b = 0; b < batch; ++b) {
         const int32_t *at = events.row_ptr + size_t(b) * steps + t;

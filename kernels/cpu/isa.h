@@ -1,12 +1,12 @@
-// Which build of the kernels this CPU runs. Only baseline instructions: it is asked first.
+// Which build of the kernels this CPU runs. Uses baseline instructions only, because it runs first.
 #ifndef SURROGATE_ISA_H
 #define SURROGATE_ISA_H
 
 namespace surrogate {
 
 // The highest level, by the names in kernels/cpu/__init__.py, whose instructions CPU and operating
-// system support. x86-64 psABI, table 3.1; the rest of v3 and v4 comes with what is asked for here,
-// and older compilers do not know its names.
+// system support. x86-64 psABI, table 3.1; CPUs with the features that are tested here have the rest
+// of v3 and v4, whose names older compilers do not know.
 inline const char *best_level() {
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();

@@ -1,7 +1,7 @@
 // A step of a recurrent layer of two units, the last of every stack, with all gates in one vector.
 //
-// As a panel each gate would fill a vector with two units and zeros. So products have one vector
-// [gate][unit] for each row, and then units of consecutive rows share vectors, one per gate.
+// In a panel each gate would be a vector of two units and zeros. So products use one vector
+// [gate][unit] for each row; then units of consecutive rows share vectors, one per gate.
 #ifndef SURROGATE_LAST_LAYER_H
 #define SURROGATE_LAST_LAYER_H
 
@@ -27,7 +27,7 @@ class LastLayer {
     return dense_size(rows) * (layer.cell.parts - 1 + layer.cell.slots) + size_t(rows) * lanes;
   }
 
-  // From the panel's weights, whose lanes beyond the second unit are dropped.
+  // From the panel's weights, without the lanes beyond the second unit.
   static void pack(const Layer<T> &layer, const Packed<T> &panel, T *to) {
     std::memset(to, 0, weights_size(layer) * sizeof(T));
     to = pack_rows(layer.input, layer.input.length, panel.input, to);

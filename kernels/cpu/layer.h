@@ -1,4 +1,4 @@
-// How one layer's weights and activations lie in memory.
+// The memory layout of one layer's weights and activations.
 //
 // Units are handled in blocks, one or more vectors wide. A panel holds, for one block, the columns of
 // all of a cell's slots side by side, so that a block's gates come out of one product together:
@@ -24,7 +24,7 @@ inline int vectors_per_panel(int count) {
 // Canonical parameters of one layer, or their gradients: torch.nn's shapes, row-major.
 template <class T>
 struct Parameters {
-  T *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // a linear layer has weight_ih and bias_ih alone
+  T *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // a linear layer has only weight_ih and bias_ih
 };
 
 // The same, packed.
@@ -143,8 +143,8 @@ void transfer(const Layer<T> &layer, const Packed<T> &packed, const Parameters<T
   transfer_bias<kUnpack>(layer, layer.hidden, packed.bias, canonical.bias_hh);
 }
 
-// canonical[row][j] -> packed[j's panel][panel's column][j's place]: what sends gradients down. The packed
-// array's padding must be zero beforehand.
+// canonical[row][j] -> packed[j's panel][panel's column][j's place], for the gradients of the layer below.
+// The packed array's padding must be zero beforehand.
 template <class T>
 void pack_backward(const Layer<T> &layer, const Operand &operand, T *packed, const T *canonical) {
   const int columns = operand.backward_vectors * Layer<T>::lanes;

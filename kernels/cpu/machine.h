@@ -1,4 +1,4 @@
-// A stack with its training, in float32 or float64 behind one interface: what a Python object does.
+// A stack with its training, in float32 or float64, with one interface for the Python object.
 #ifndef SURROGATE_MACHINE_H
 #define SURROGATE_MACHINE_H
 

@@ -1,4 +1,4 @@
-// Memory that starts at a cache line and only grows; large pieces in large pages where Linux has them.
+// Memory that starts at a cache line and only grows; large arrays use large pages on Linux.
 #ifndef SURROGATE_MEMORY_H
 #define SURROGATE_MEMORY_H
 
@@ -21,7 +21,7 @@ class Buffer {
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;
 
-  // Room for `size` numbers; what was there is lost if that is more than before.
+  // Room for `size` numbers; the old content is lost if that is more than before.
   T *reserve(size_t size) {
     if (size > size_) {
       std::free(block_);
@@ -36,7 +36,7 @@ class Buffer {
       const uintptr_t address = reinterpret_cast<uintptr_t>(block_) + start - 1;
       data_ = reinterpret_cast<T *>(address - address % start);
 #if defined(__linux__)
-      // Random columns of wide weights would otherwise wait for address translation.
+      // Otherwise reading random columns of wide weights waits for address translation.
       if (start == kLargePage) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
     }
@@ -57,7 +57,7 @@ class Buffer {
   size_t size_;
 };
 
-// Asks for the memory so far behind `from`, which need not be there.
+// Prefetches the memory so many bytes behind `from`; the address may be invalid.
 inline void prefetch(const void *from, size_t bytes) {
 #if defined(__GNUC__)
   __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(from) + bytes));

@@ -24,7 +24,7 @@ using surrogate::Events;
 using surrogate::Machine;
 using surrogate::MachineOf;
 
-// An array's memory, released at the end of the scope or when another takes its place.
+// An array's memory, released at the end of the scope or when it is replaced.
 class Array {
  public:
   Array() : held_(false) {}
@@ -73,8 +73,8 @@ bool events_fit(const int16_t *channel, const int32_t *row_ptr, Py_ssize_t rows,
                  events);
     return false;
   }
-  // Unsigned, negative channels lie beyond the 2**15 that there can be: one comparison, of which compilers
-  // make vectors.
+  // As unsigned numbers, negative channels are above the largest channel, so one comparison is enough,
+  // and compilers vectorise it.
   int outside = 0;
   for (int32_t e = row_ptr[0], end = row_ptr[rows]; e < end; ++e)
     outside |= uint16_t(channel[e]) >= input_size;
@@ -91,7 +91,7 @@ struct StackObject {
   Py_ssize_t itemsize;
 };
 
-// Small numbers of neurons take less time than giving the interpreter's lock away and back.
+// A step of few neurons takes less time than releasing the interpreter's lock and taking it again.
 constexpr int kReleaseFrom = 8;
 
 class Unlocked {
@@ -107,7 +107,7 @@ class Unlocked {
   PyThreadState *state_;
 };
 
-// Runs what may throw; false, with Python's exception set, where it did.
+// Runs a function that may throw; false, with Python's exception set, if it does.
 template <class Work>
 bool guarded(const Work &work) {
   try {

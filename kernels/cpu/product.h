@@ -41,7 +41,7 @@ SURROGATE_INLINE void tile(int segments, int length, const T *a, ptrdiff_t a_row
     for (int v = 0; v < NV; ++v) F::store(c + m * c_row + v * F::lanes, sum[m][v]);
 }
 
-// One row alone would wait for each sum before the next: it keeps several sums per column instead.
+// A single row would wait for each sum before the next, so it has several sums per column.
 template <class T, int NV>
 SURROGATE_INLINE void single_row(int length, const T *a, const T *w, T *c) {
   typedef Vector<T> F;

@@ -18,7 +18,7 @@ namespace surrogate {
 #define SURROGATE_INLINE inline
 #endif
 
-// Accumulators is how many registers a product keeps its sums in; the rest hold operands.
+// Accumulators: the number of registers for a product's sums; the rest hold operands.
 #if defined(SURROGATE_SCALAR)
 constexpr int kVectorBytes = 8, kAccumulators = 8;
 #elif defined(__AVX512F__)
@@ -40,7 +40,7 @@ struct Vector {
   typedef T loose __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
   static SURROGATE_INLINE type load(const T *from) { return *reinterpret_cast<const loose *>(from); }
   static SURROGATE_INLINE void store(T *to, type v) { *reinterpret_cast<loose *>(to) = v; }
-  // Minus zero, not plus: compilers drop the first, but must keep the second, which turns -0 into 0.
+  // Minus zero, not plus: compilers can drop adding -0, but not adding 0, which turns -0 into 0.
   static SURROGATE_INLINE type fill(T value) { return value - type(); }
   static SURROGATE_INLINE T get(const type &v, int lane) { return v[lane]; }
   static SURROGATE_INLINE void set(type &v, int lane, T value) { v[lane] = value; }
@@ -66,9 +66,9 @@ struct Fraction {
   V top, bottom;
 };
 
-// float32: x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] for the smallest largest relative error, which
-// is 2e-8 before rounding and 3.3e-7 with it (4e-7 without fused multiply-add). A quotient without
-// cancellation, it survives reassociation. A NaN stays one: both comparisons are false for it.
+// float32: x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] for the smallest maximum relative error, which
+// is 2e-8 before rounding and 3.3e-7 with it (4e-7 without fused multiply-add). There is no
+// cancellation, so reassociation is harmless. A NaN stays a NaN: both comparisons are false for it.
 SURROGATE_INLINE Fraction<Vector<float>::type> tanh_fraction(Vector<float>::type x) {
   typedef Vector<float> F;
   typedef F::type V;
@@ -88,7 +88,7 @@ SURROGATE_INLINE Fraction<Vector<float>::type> tanh_fraction(Vector<float>::type
   return fraction;
 }
 
-// float64 serves checks, not speed: the C library, lane by lane.
+// float64 is for checks, not for speed: the C library, lane by lane.
 SURROGATE_INLINE Fraction<Vector<double>::type> tanh_fraction(Vector<double>::type x) {
   typedef Vector<double> D;
   for (int lane = 0; lane < D::lanes; ++lane) D::set(x, lane, std::tanh(D::get(x, lane)));

@@ -23,8 +23,8 @@ template <class T>
 class Stack {
  public:
   // `cell` is the code of cell_of, which throws std::invalid_argument where it has none. hidden_sizes has
-  // `layers` entries; with a linear head the last is the head's. With models > 1 there are so many sets of
-  // weights, one for each neuron.
+  // `layers` entries; with a linear head the last is the head's. With models > 1 each
+  // neuron has its own set of weights.
   Stack(int cell, bool linear_head, int input_size, int layers, const int *hidden_sizes,
         int models = 1)
       : models_(models) {
@@ -106,8 +106,8 @@ class Stack {
                    T *outputs, Scratch &scratch) const {
     const SubnormalsAreZero subnormals;
     scratch.gates.reserve(size_t(block_) * 4 * kVectorBytes);
-    // Lanes beyond the last unit never reach another lane, but numbers near zero would slow them down. What
-    // tells that all of it is there comes last, for memory may run out on the way.
+    // Zeros, because subnormal numbers in lanes beyond the last unit would be slow. `memory`, which shows
+    // that all of it exists, is allocated last, because an allocation may fail.
     if (!scratch.memory.data()) {
       if (last_) scratch.last.zeros(LastLayer<T>::memory_size(layers_.back(), block_));
       scratch.hidden.zeros(size_t(block_) * widest_ * 2);
@@ -155,8 +155,8 @@ class Stack {
   }
 
  private:
-  // Neurons that share one sweep through the weights: so few that their sums stay in the first-level
-  // cache or, where the weights do not fit the second, more, so that each panel is fetched less often.
+  // Neurons that share one sweep through the weights: few enough for their sums to stay in the first-level
+  // cache, but more if the weights do not fit the second, so that each panel is read less often.
   static constexpr int kBlock = 48, kWideBlock = 288;
   static constexpr size_t kCache = size_t(2) << 20;
 
@@ -192,7 +192,7 @@ class Stack {
   }
 
   // From the hidden states `below`, or events at the first layer, to those of layer l in `after`; `state`
-  // is where the layer's own begins. A call would cost a few percent of a narrow stack's step.
+  // is where the layer's own begins. Inlined: a call would take a few percent of a narrow stack's step.
   SURROGATE_INLINE void step_layer(size_t l, const Packed<const T> &weights, int rows, Events events, const T *below,
                   T *state, T *after, Scratch &scratch) const {
     const Layer<T> &layer = layers_[l];
@@ -235,7 +235,7 @@ class Stack {
                 layer.units);
   }
 
-  // Whole vectors, which later loads can take over before they reach the cache; memcpy's pieces not.
+  // Whole vectors: later loads can get them by store forwarding, which memcpy's smaller stores prevent.
   static SURROGATE_INLINE void copy(T *to, const T *from, int size) {
     int i = 0;
     for (; i + Layer<T>::lanes <= size; i += Layer<T>::lanes)

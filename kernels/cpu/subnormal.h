@@ -1,8 +1,8 @@
-// Numbers below the smallest normal one, as zeros.
+// Treats numbers below the smallest normal one as zeros.
 //
-// Gradients that fade on their way back through many layers and steps, and states that decay without
-// input, end there. Processors compute with such numbers many times more slowly: a stack of six tanh layers
-// trains at a third of its speed. Nothing that small reaches a result.
+// Gradients that vanish through many layers and steps, and states that decay without input, become so
+// small. Processors compute with such numbers many times more slowly: a stack of six tanh layers trains
+// at a third of its speed. Such small numbers do not change a result.
 #ifndef SURROGATE_SUBNORMAL_H
 #define SURROGATE_SUBNORMAL_H
 
@@ -37,7 +37,7 @@ inline FloatControl float_control() { return 0; }
 inline void set_float_control(FloatControl) {}
 #endif
 
-// For this thread, while it lives; whoever called us keeps the arithmetic they had.
+// For this thread, during the object's life; then the caller's setting is restored.
 class SubnormalsAreZero {
  public:
   SubnormalsAreZero() : before_(float_control()) { set(before_ | kSubnormalsAreZero); }

@@ -1,7 +1,7 @@
 // A stack over whole sequences: forward, and backward through time.
 //
-// Sequences advance in chunks of steps, all layers in one chunk before the next, so that what a layer
-// reads was written a moment ago. In memory time comes first: [step][panel][sequence][width] for gates,
+// Sequences advance in chunks of steps, all layers in one chunk before the next, so that a layer's input
+// is still in the cache. In memory time comes first: [step][panel][sequence][width] for gates,
 // [step][sequence][unit] for each part of the state, with that before a chunk or sequence at step 0.
 #ifndef SURROGATE_TRAINING_H
 #define SURROGATE_TRAINING_H
@@ -78,19 +78,19 @@ class Training {
  private:
   static constexpr int lanes = Vector<T>::lanes;
 
-  // What belongs to one layer.
+  // The arrays of one layer.
   struct Own {
     Buffer<T> gates, state[kParts];                // forward
     Buffer<T> input_backward, hidden_backward;     // weights, units as columns
     Buffer<T> grad_input, grad_hidden, grad_bias;  // packed like the weights
-    Buffer<T> above, carry[kParts];                // gradients of h, and of the parts, that travel
+    Buffer<T> above, carry[kParts];                // gradients of h and the parts, passed from step to step
   };
 
   const Layer<T> &layer(size_t l) const { return stack_.layers()[l]; }
   bool keeps_gates(size_t l) const { return kept_ && layer(l).cell.keeps_gates; }
   size_t gates_step(size_t l) const { return size_t(layer(l).panels) * batch_ * layer(l).width; }
   size_t state_step(size_t l) const { return size_t(batch_) * layer(l).padded; }
-  // Where a step lies: at its own place if everything is kept, else within its chunk.
+  // Index of a step: its own if everything is kept, else that within its chunk.
   int place(bool kept, int step) const { return kept ? step : step % chunk_; }
   T *gates(size_t l, int step) {
     return own_[l].gates.data() + gates_step(l) * place(keeps_gates(l), step);
@@ -115,7 +115,7 @@ class Training {
         column += layer(l).units;
       }
   }
-  // Between rows of the canonical state and those of a layer.
+  // Copies between rows of the canonical state and those of a layer.
   void read_rows(const T *canonical, const Layer<T> &layer, T *own) const {
     for (int b = 0; b < batch_; ++b, own += layer.padded, canonical += stack_.state_size()) {
       std::memset(own, 0, layer.padded * sizeof(T));
@@ -317,7 +317,7 @@ class Training {
   // `factor` holds the operand at `steps` steps, `grad` the gradients of the sums that it entered.
   void add_products(const Layer<T> &own, const Operand &operand, const T *factor, const T *grad,
                     int steps, T *to) {
-    // A few narrow rows lie close enough together as they are.
+    // A few narrow rows are close enough in memory without packing.
     const bool packed = operand.padded > kNarrow;
     if (packed)
       pack_units(operand.vectors, steps * batch_, operand.length, factor, operand.padded,
@@ -336,8 +336,8 @@ class Training {
     }
   }
 
-  // Gradients of the first layer's input weights. Many panels repay sorting the events by channel: each
-  // weight is then read and written once a chunk, not once an event.
+  // Gradients of the first layer's input weights. With many panels it is faster to sort the events by
+  // channel: each weight is then read and written once a chunk, not once an event.
   void add_event_gradients(Events events, int from, int to) {
     const Layer<T> &own = layer(0);
     const bool sorted = own.panels > 2;
@@ -358,8 +358,8 @@ class Training {
                          grad + size_t(b) * layer(0).width, to_panel);
   }
 
-  // A narrow stack's chunk stays in the second-level cache, gradients and hidden states included; a wide
-  // one's in the third. A group of rows of a weight gradient stays in the first.
+  // The chunk of a narrow stack stays in the second-level cache, with gradients and hidden states; that
+  // of a wide one in the third. A group of rows of a weight gradient stays in the first.
   static constexpr size_t kChunkBytes = size_t(1) << 19;
   static constexpr int kRows = 192, kNarrow = 64;
 
