@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from surrogate.errors import DataError
 
-__all__ = ["atomic_path", "atomic_write_text", "check_is_file", "explain_os_error"]
+__all__ = ["atomic_path", "atomic_write_text", "check_is_file", "explain_os_error", "lock_file"]
 
 
 @contextlib.contextmanager
@@ -69,6 +73,35 @@ def atomic_write_text(target: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (UTF-8) to ``target`` through :func:`atomic_path`."""
     with atomic_path(target) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def lock_file(handle: IO[Any], *, wait: bool) -> None:
+    """Lock an open file against other processes, until it is closed.
+
+    Some network file systems have no locks. There a line on stderr says, once, what is not guarded.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds the lock and ``wait`` is False.
+    OSError
+        If the file cannot be locked for another reason.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise
+        _warn_of_no_locks(Path(handle.name).parent)
+
+
+@functools.cache
+def _warn_of_no_locks(folder: Path) -> None:
+    print(
+        f"surrogate: {folder}: this file system has no locks; nothing keeps two processes from "
+        "working here at once, so start one at a time",
+        file=sys.stderr,
+    )
 
 
 def explain_os_error(error: OSError, path: str | os.PathLike[str]) -> DataError:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from surrogate import machine
-from surrogate.errors import DataError
+from surrogate.errors import DataError, SurrogateError
 from surrogate.files import atomic_write_text, check_is_file
+from surrogate.grid.lease import Lease, read_lease
 from surrogate.kernels import StackSpec
 
 # A command that prints what the terminal may lack.
@@ -81,3 +86,51 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     assert all(type(size) is int for size in (*spec.hidden_sizes, spec.input_size))
     with pytest.raises(ValueError, match="whole numbers"):
         StackSpec("rnn", (8.0, 2))
+
+
+def without_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_without_file_locks_work_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    for _ in range(2):
+        lease = Lease.acquire(tmp_path, threading.Event())
+        assert lease is not None
+        lease.release()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}: this file system has no locks" in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"host": "elsewhere", "heartbeat": time.time() + 3 * 86_400},
+        {"host": "elsewhere", "heartbeat": "soon"},
+        {"host": "elsewhere", "heartbeat": float("nan")},
+        {"pid": 10**30},
+        {"pid": float("inf")},
+    ],
+)
+def test_a_lease_that_makes_no_sense_keeps_nobody_waiting(tmp_path: Path, changes: dict) -> None:
+    lease = Lease.acquire(tmp_path, threading.Event())
+    assert lease is not None
+    file = tmp_path / "lease.json"
+    content = json.loads(file.read_text())
+    assert read_lease(tmp_path) == content
+    file.write_text(json.dumps(content | changes))
+    assert read_lease(tmp_path) is None
+
+
+def test_a_port_that_is_no_dask_scheduler_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    from surrogate.grid import cluster
+
+    monkeypatch.setattr(cluster, "_CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SurrogateError, match=r"not that of its dashboard") as caught:
+            cluster.connect(address)
+    assert f"--scheduler {address}" in str(caught.value)

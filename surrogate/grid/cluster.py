@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import queue
 import shlex
@@ -12,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +52,25 @@ def connect(address: str) -> Client:
     except ImportError as error:
         raise UsageError(f"--engine dask needs Dask ({error}); {_INSTALL}") from error
     try:
+        # Client itself waits for ever on a port that speaks another protocol, such as the
+        # dashboard's.
+        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs a loop already
+            thread.submit(asyncio.run, asyncio.wait_for(_greet(address), _CONNECT_S)).result()
         return Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
+        reason = str(error) or f"nothing but silence for {_CONNECT_S:g} s"
         raise SurrogateError(
-            f"--scheduler {address}: no Dask scheduler answers ({error}); start one with "
-            "`dask scheduler` and give the address it prints"
+            f"--scheduler {address}: no Dask scheduler answers ({reason}); start one with "
+            "`dask scheduler` and give the address it prints, not that of its dashboard"
         ) from error
+
+
+async def _greet(address: str) -> None:
+    """Ask the scheduler at ``address`` who it is."""
+    from distributed.core import rpc
+
+    async with rpc(address) as scheduler:
+        await scheduler.identity()
 
 
 def connect_slurm(options: Mapping[str, Any]) -> Client:

@@ -8,7 +8,6 @@ short file lock, so that two processes never both find one free.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from surrogate.errors import DataError
-from surrogate.files import atomic_write_text, explain_os_error
+from surrogate.files import atomic_write_text, explain_os_error, lock_file
 
 __all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease"]
 
@@ -122,8 +121,9 @@ def read_lease(folder: Path) -> dict[str, Any] | None:
         if content["host"] == socket.gethostname():
             alive = _is_alive(int(content["pid"]), content["process"])
         else:
-            alive = time.time() - content["heartbeat"] < STALE_S
-    except (KeyError, TypeError, ValueError):  # none, or not one of ours
+            # One from the future was written by a clock that is wrong, or damaged.
+            alive = abs(time.time() - content["heartbeat"]) < STALE_S
+    except (KeyError, TypeError, ValueError, OverflowError):  # none, or not one of ours
         return None
     return content if alive else None
 
@@ -148,7 +148,7 @@ def _guarded(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
             yield
     except OSError as error:
         raise explain_os_error(error, path) from error

@@ -8,7 +8,6 @@ is done ``model.h5``, plots and ``result.json``, which is written last.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import math
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from surrogate.errors import DataError, SurrogateError, UsageError
-from surrogate.files import atomic_path, atomic_write_text, explain_os_error
+from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
 from surrogate.training.recipe import Recipe
 
 __all__ = ["FolderInUse", "RunConfig", "RunFolder"]
@@ -189,7 +188,7 @@ class RunFolder:
             raise explain_os_error(error, self._config) from error
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(handle, wait=False)
             except BlockingIOError:
                 raise FolderInUse(
                     f"{self.path}: another process is training in this folder; wait for it or "
