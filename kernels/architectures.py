@@ -1,4 +1,4 @@
-r"""The recurrent architectures: everything that tells one from another, an object each.
+r"""The recurrent architectures: an object each, with everything that is specific to it.
 
 With :math:`x_t` the input of bin *t*, :math:`W, b` a layer's ``*_ih`` and :math:`U, d` its ``*_hh``
 parameters, a layer computes what ``torch.nn.RNN`` (tanh), ``GRU`` and ``LSTM`` document:

@@ -1,4 +1,4 @@
-"""What a provider is: one way to compute stacks, an object that a file defines."""
+"""The base class of providers: objects that each compute stacks in one way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Provider", "Steps"]
 
 
 class Steps(Protocol):
-    """What advances the neurons of a :class:`surrogate.kernels.Stepper`."""
+    """The part of a :class:`surrogate.kernels.Stepper` that advances its neurons."""
 
     @property
     def step(self) -> Callable[[NDArray[np.int16], NDArray[np.int32]], None]:
@@ -51,11 +51,11 @@ class Provider(ABC):
 
     @property
     def label(self) -> str:
-        """The name, with what else decides its speed on this machine."""
+        """The name, with whatever else decides its speed on this machine."""
         return self.name
 
     def suits(self, device: torch.device) -> bool:
-        """Whether it may be used on such a device without being asked for."""
+        """Whether it may be chosen by default on such a device."""
         return True
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Provider(ABC):
         outputs: NDArray[Any],
         threads: int,
     ) -> Steps | None:
-        """What steps neurons on the CPU, in the caller's arrays; None if it only runs sequences.
+        """An object that steps neurons on the CPU, in the caller's arrays; None if there is none.
 
         Parameters
         ----------

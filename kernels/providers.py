@@ -1,4 +1,4 @@
-"""The providers there are, and which one is used where none is named."""
+"""The providers, and the choice of one where none is named."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def default_provider(
     dtype: torch.dtype = torch.float32,
     arch: str | None = None,
 ) -> str:
-    """The provider used where none is named: the fastest for weights of this device and dtype.
+    """The default provider: the fastest for weights of this device and dtype.
 
     Of those that have ``arch``, a key of :data:`surrogate.kernels.ARCHITECTURES`, where one is
     given; the reference has all of them. Where a GPU gets no kernels of its own, a line on stderr

@@ -1,4 +1,4 @@
-"""What a recurrent stack is: the one description that every provider, file and simulator gets."""
+"""The description of a recurrent stack, which providers, files and simulators use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors a user can meet: one line that names the value, what was expected and the cure."""
+"""The errors for users: one line that names the value, what was expected and the cure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["DataError", "SurrogateError", "UsageError"]
 
 
 class SurrogateError(Exception):
-    """A failure the user should read as one line, never as a traceback.
+    """A failure that is shown to the user as one line, not as a traceback.
 
     ``exit_code`` is what the command line exits with: 1 for a failure.
     """
@@ -15,7 +15,7 @@ class SurrogateError(Exception):
 
 
 class UsageError(SurrogateError, ValueError):
-    """A wrong argument: the user asked for something that does not exist. Exit code 2."""
+    """A wrong argument. Exit code 2."""
 
     exit_code = 2
 

@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ def convert(
     jobs: int = 1,
     progress: Progress = lambda stage, done, total, what: None,
 ) -> Conversion:
-    """Convert ``sources`` to the data file ``out``; interrupted, the next call goes on.
+    """Convert ``sources`` to the data file ``out``; after an interruption the next call continues.
 
     Finished sources lie in ``<out>.parts/`` under the digest of their content until ``out`` is
     complete. The trials keep the order of the sources, whatever ``jobs``.
@@ -187,7 +187,7 @@ def _staged(paths: Sequence[Path], folder: Path, jobs: int) -> Iterator[tuple[Pa
                 f"{folder}: a process was killed, perhaps for want of memory; use fewer jobs"
             ) from error
         except Exception:
-            # What is being read now gets finished and kept.
+            # Sources that are being read now are finished and kept.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         except BaseException:
@@ -198,7 +198,7 @@ def _staged(paths: Sequence[Path], folder: Path, jobs: int) -> Iterator[tuple[Pa
 
 
 def _follow_parent() -> None:
-    """Leave interrupts to the parent process, and end when it does."""
+    """Ignore interrupts, which the parent process handles, and end when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -295,7 +295,7 @@ def _merge(
 def _splits(
     parts: Sequence[Path], split: str | None, fractions: Sequence[float] | None, seed: int
 ) -> list[str | None]:
-    """The split of every trial: the one it has, else the one asked for."""
+    """The split of every trial: its own, else the given one."""
     stored: list[str | None] = []
     for part in parts:
         with Dataset(part) as data:

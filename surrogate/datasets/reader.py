@@ -1,4 +1,4 @@
-"""Reading a data file lazily: windows for training, whole trials for everything else."""
+"""Reads a data file lazily: windows for training, whole trials for everything else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LABELS = ("exact", "legacy")
 
 
 def sample_path() -> Path:
-    """Where the bundled sample lies."""
+    """The path of the bundled sample."""
     return Path(__file__).resolve().parent / "sample" / "l5pc-sample.h5"
 
 
@@ -57,7 +57,7 @@ def open(path: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 class Dataset:
-    """Trials of one neuron in one file. A context manager; nothing is loaded before it is asked.
+    """Trials of one neuron in one file. A context manager; data are read when they are needed.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class Dataset:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a conversion that merges this file says about it."""
+        """The description of this file in the provenance of a conversion that merges it."""
         return {"kind": FORMAT, "provenance": self.provenance}
 
     @property

@@ -1,4 +1,4 @@
-"""Reading HDF5 that may be damaged or hostile: every failure is one line."""
+"""Reads HDF5 that may be damaged or hostile: every failure is one line."""
 
 from __future__ import annotations
 

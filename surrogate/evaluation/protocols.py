@@ -1,4 +1,4 @@
-"""How a surrogate is run over trials to be judged: which windows, and which bins count."""
+"""How a surrogate is run over trials for evaluation: which windows, and which bins count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PROTOCOLS", "Outputs", "Protocol", "run_protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to judge.
+    """One way to run and score.
 
     Attributes
     ----------

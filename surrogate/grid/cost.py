@@ -1,7 +1,7 @@
-"""What experiments cost: measured on a few training steps of each configuration, on this machine.
+"""The time of experiments, measured on a few steps of each configuration on this machine.
 
-Measurements are kept for a week in the user's cache folder , so that
-a dry run need not repeat what another has found.
+Measurements are kept for a week in the user's cache folder, so that a dry run need not repeat
+those of another.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["StepCost", "calibrate", "disk_bytes"]
 #: Steps of a measurement. The first, which allocates memory, does not count.
 _STEPS = 3
 
-#: Short steps are measured again, for so long, seconds, and up to so many of them: only after a few
-#: do they wait for the batches they read, as the rest of a training will.
+#: Short steps are measured again, for so many seconds and up to so many of them: only after a few
+#: do they wait for the batches that they read, as during the rest of a training.
 _MEASURED_S = 1.0
 _MOST_STEPS = 40
 _KEPT_S = 7 * 86400.0
@@ -44,7 +44,7 @@ _KEPT_S = 7 * 86400.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one configuration costs on one machine, seconds.
+    """The time of one configuration on one machine, seconds.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class StepCost:
     finish: float
 
     def seconds(self, experiment: Experiment) -> float:
-        """A whole experiment; stopping early is not foreseen."""
+        """A whole experiment, without early stopping."""
         recipe = experiment.recipe
         steps = recipe.steps * self.step * (1 + JUDGING_SHARE)
         return steps + recipe.epochs * self.epoch_end + self.finish
@@ -81,7 +81,7 @@ def calibrate(
     dataset : Dataset
     device : str
     report : callable
-        Told the name of each configuration that is going to be measured.
+        Called with the name of each configuration before it is measured.
     """
     cache = _cache_path()
     known = _read(cache)
@@ -98,12 +98,12 @@ def calibrate(
             measured[key], _ = known[key]
         costs[experiment.hash] = measured[key].seconds(experiment)
     if device.startswith("cuda"):
-        torch.cuda.empty_cache()  # workers reckon with the memory that is free
+        torch.cuda.empty_cache()  # workers use the free memory as a measure
     return costs
 
 
 def disk_bytes(parameters: int, finished: bool) -> int:
-    """What an experiment occupies: a model file, and until it is finished two checkpoints.
+    """Disk space of an experiment: a model file, and until it is finished two checkpoints.
 
     A checkpoint holds weights, their average, the epoch kept and two moments, 4 bytes each.
     """
@@ -119,7 +119,7 @@ def _measure(experiment: Experiment, dataset: Dataset, device: str) -> StepCost:
 
 
 def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) -> StepCost:
-    """Measure ``steps`` optimiser steps in a folder that is thrown away.
+    """Measure ``steps`` optimiser steps in a temporary folder.
 
     Where the recipe's epochs are longer than that, in one epoch, else in epochs as it has them.
     """
@@ -147,7 +147,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
         began = time.perf_counter()
         finish(trainer, plots=False)
         finishing = time.perf_counter() - began
-    # Batches are read by a thread of its own, for which workers on every core have no core left.
+    # A thread reads the batches; with a worker on every core it has no core of its own.
     gaps = [
         max(after[0] - before[0], after[1] - before[1] if device == "cpu" else 0.0)
         for before, after in itertools.pairwise(times)
@@ -191,7 +191,7 @@ def _write(path: Path, known: Mapping[str, tuple[StepCost, float]]) -> None:
 
 
 def _read(path: Path) -> dict[str, tuple[StepCost, float]]:
-    """Costs that were measured within a week, and when; what is damaged is measured again."""
+    """Costs that were measured within a week, and when; damaged entries are left out."""
     try:
         entries = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

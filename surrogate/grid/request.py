@@ -42,9 +42,9 @@ class Request:
         How often each combination is trained.
     same_seeds : bool
         Whether all combinations take the seeds 0 to ``seeds - 1``. Otherwise each has seeds of its
-        own, as experiments have that know nothing of each other: a stack's initial weights may
-        decide whether it learns at all, and with one seed they are the same wherever only learning
-        rate and class weight differ.
+        own, so that experiments are independent: a stack's initial weights may decide whether it
+        learns at all, and with one seed they are the same for all learning rates and class
+        weights.
     recipe : str
         "blog", "tuned" or the path of a recipe file.
     overrides : dict

@@ -1,4 +1,4 @@
-"""Running a grid to its end: hands experiments to an engine, and deals with what comes back."""
+"""Runs a grid to its end: gives experiments to an engine and handles their outcomes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from surrogate.training.trainer import Interrupted
 
 __all__ = ["Engine", "run_grid"]
 
-#: How long to wait for news at a time, seconds.
+#: How long to wait for outcomes at a time, seconds.
 _POLL_S = 1.0
 
-#: How often to look after experiments that other processes hold, seconds.
+#: How often to check experiments that other processes hold, seconds.
 _LOOK_S = 3.0
 
 #: An experiment whose workers died this often has failed.
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     @property
     def queue(self) -> int:
-        """Tasks that it takes beyond its workers, to keep them all at work."""
+        """Tasks that it takes beyond its workers, so that none waits for the next one."""
 
     @property
     def idle(self) -> int:
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """The experiments whose tasks ended, waiting for the first at most ``seconds``."""
 
     def close(self) -> None:
-        """Let running experiments save and stop, and give everything back."""
+        """Let running experiments save and stop, and release all resources."""
 
 
 def run_grid(
@@ -86,12 +86,12 @@ def run_grid(
     SurrogateError
         If the workers cannot do their work at all.
     """
-    # What runs already is in other hands, such as those of another `grid run`.
+    # Experiments that run already are held by another process, such as another `grid run`.
     elsewhere = {name for name in names if ledger.rows[name].status == "running"}
     waiting, running = deque(name for name in names if name not in elsewhere), set[str]()
     configuration = {name: ledger.rows[name].experiment.configuration for name in names}
     tries: Counter[str] = Counter()
-    alone: set[str] = set()  # whose workers died: they take no others with them again
+    alone: set[str] = set()  # whose workers died: they are tried alone from now on
     looked = time.monotonic()
 
     def settle(outcome: Outcome) -> Outcome:

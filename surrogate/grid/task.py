@@ -30,10 +30,10 @@ from surrogate.training.trainer import Progress, Trainer
 
 __all__ = ["Outcome", "run_experiments", "take_up"]
 
-#: What is no experiment's fault: the next one would meet it too.
+#: Errors that are not an experiment's own: the next experiment would have them too.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
-#: Of a GPU's free memory, what trainings may take; gaps between blocks take the rest.
+#: The share of a GPU's free memory that trainings may take; the rest is lost to fragmentation.
 _MEMORY_SHARE = 0.7
 
 
@@ -47,8 +47,8 @@ class Outcome:
         Of the experiment.
     status : str
         "done" and "unstable": finished, by this task or before it. "failed": recorded, the others
-        go on. "busy": in another process's hands. "interrupted": saved, not finished. "unwritable":
-        nothing can be written. "died": its process ended without a word.
+        continue. "busy": another process works on it. "interrupted": saved, not finished.
+        "unwritable": nothing can be written. "died": its process ended without reporting.
     message : str or None
         What went wrong, or what the user should know.
     """
@@ -66,7 +66,7 @@ def take_up(
     stop: threading.Event,
     sharing: int = 1,
 ) -> list[Outcome]:
-    """:func:`run_experiments` for a worker that knows no more than where the grid lies.
+    """:func:`run_experiments` for a worker that only knows the grid's folder.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def take_up(
     SurrogateError
         If grid or data are not here, or are others.
     """
-    # Sums are rounded by how a batch is shared out: with as many threads as a machine has cores,
-    # an experiment would end elsewhere when another machine goes on with it.
+    # Rounding depends on how a batch is divided among threads: with one thread per core, an
+    # experiment would end with other weights when another machine continues it.
     torch.set_num_threads(1)
     folder = GridFolder(path)
     grid = folder.grid()
@@ -105,7 +105,7 @@ def take_up(
                 stop,
             )
             if any(one.status in ("interrupted", "unwritable") for one in outcomes):
-                # Whoever stopped these cannot reach those that have not begun.
+                # A stop reaches only experiments that have begun, so the others are stopped here.
                 outcomes += [Outcome(name, "interrupted") for name in names[first + fit :]]
                 break
         return outcomes
@@ -156,7 +156,7 @@ def run_experiments(
     Returns
     -------
     list of Outcome
-        Of each experiment. Errors, too, end up here, and in ``failed.json``.
+        Of each experiment. Errors are reported here too, and in ``failed.json``.
     """
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as held:
@@ -181,14 +181,14 @@ def run_experiments(
             with stop_on_signals(stop):
                 for trainer, error in running:
                     outcomes.append(_end(works.pop(trainer), error, together, len(works)))
-        except Exception as error:  # whatever it is, the other experiments go on
+        except Exception as error:  # whatever the error, the other experiments continue
             shared = len(works) > 1
             outcomes += [_failed(work.folder, work.name, error, shared) for work in works.values()]
     return outcomes
 
 
 class _Work:
-    """An experiment in this process's hands, until :attr:`held` is closed."""
+    """An experiment whose lease this process holds, until :attr:`held` is closed."""
 
     def __init__(self, folder: ExperimentFolder, experiment: Experiment) -> None:
         self.folder, self.experiment, self.name = folder, experiment, experiment.hash
@@ -247,7 +247,7 @@ def _begin(
 
 def _end(work: _Work, error: Exception | None, together: int, others: int) -> Outcome:
     """Judge a training that has ended and record it, unless it was stopped before its end."""
-    with work.held:  # what is recorded is so before another process can take the experiment
+    with work.held:  # recorded while this process holds the lease
         try:
             if error is not None:
                 raise error
@@ -261,7 +261,7 @@ def _judge(work: _Work, together: int) -> Outcome:
     if not trainer.done:
         return Outcome(work.name, "interrupted")
     judging = time.monotonic()
-    # A run that failed before its first epoch ended has found something: it is unstable.
+    # A run that failed before its first epoch ended counts as unstable, not as failed.
     judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
     judging = time.monotonic() - judging
     record = _record(work.experiment, trainer, judged, judging, together)
@@ -270,7 +270,7 @@ def _judge(work: _Work, together: int) -> Outcome:
 
 
 def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
-    """Go on from the last good checkpoint; from the start if none is readable."""
+    """Continue from the last good checkpoint; from the start if none is readable."""
     try:
         return trainer.resume()
     except DataError:
@@ -306,14 +306,14 @@ def _record(
 
 
 def _failed(folder: ExperimentFolder, name: str, error: Exception, shared: bool) -> Outcome:
-    """What to say of an error, and if it is the experiment's own its record."""
+    """The outcome of an error, recorded if it is the experiment's own."""
     known = isinstance(error, SurrogateError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
         return Outcome(name, "unwritable", message)
     if shared:
-        # Nobody knows whose fault it was, or whether they just took too much memory together.
+        # One of them may have caused it, or they took too much memory together.
         return Outcome(name, "died", f"training with others: {message}; trying it alone")
     try:
         folder.write_failure(message, None if known else "".join(traceback.format_exception(error)))

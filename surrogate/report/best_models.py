@@ -1,4 +1,4 @@
-"""The best models of a grid, run again over the validation trials for what a score cannot show."""
+"""Runs the best models of a grid again over the validation trials, for curves and traces."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def write_grid_report(
     svg: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write the report of the grid in ``folder``, however far it has come.
+    """Write the report of the grid in ``folder``, finished or not.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _best_model(model: Judged) -> dict[str, Any]:
 
 
 def _provenance(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
-    """What the grid was asked and what computed it; of paths no more than a recipe's name."""
+    """The grid's settings and the machines' software; of paths only the name of a recipe."""
     request = grid.request
     software: dict[str, set[str]] = {}
     for run in runs:

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def unstable(self) -> bool:
-        """Whether training was."""
+        """Whether the training was unstable."""
         return self.unstable_reason is not None
 
     @property
@@ -99,7 +99,7 @@ def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
             scores=record["scores"]["valid"],
             versions=record["versions"],
             provider=record["provider"],
-            # A report is handed on: it names the processor, not whose machine it is in.
+            # Reports are passed on: they name the processor, not the machine.
             processor=record["machine"].partition(", ")[2],
         )
     except (KeyError, TypeError, AttributeError) as error:

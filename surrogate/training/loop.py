@@ -33,7 +33,7 @@ def train_together(
     """Train runs of one configuration side by side, step by step, until each has ended.
 
     On a GPU their stacks share every launch. Each run keeps its learning rate, class weight, seed,
-    step and schedule, and becomes what it would have become alone.
+    step and schedule, and ends with the weights that it would have had alone.
 
     Parameters
     ----------
@@ -43,20 +43,20 @@ def train_together(
     report : callable
         Called after each step of each trainer.
     stopped : callable
-        Asked after each step whether a trainer shall stop; it then saves.
+        Called after each step; where it is true the trainer saves and stops.
 
     Yields
     ------
     (Trainer, Exception or None)
         Each as soon as it has ended: done, or, if it is not :attr:`Trainer.done`, stopped or ended
-        by an error of its own. The others wait until the next is asked for.
+        by an error of its own. The others continue when the caller takes the next item.
 
     Raises
     ------
     ValueError
         If the trainers do not fit together.
     Exception
-        Whatever goes wrong in what they share; then none of them has ended.
+        Errors in the shared part; then none of them has ended.
     """
     if len({trainer.shape for trainer in trainers}) > 1:
         raise ValueError("runs that train together need one stack and one shape of batch")
@@ -109,7 +109,7 @@ def _finish_step(
     report: Callable[[Trainer, Progress], None],
     stopped: Callable[[Trainer], bool],
 ) -> list[_Ended]:
-    """What each trainer does for itself after a step; returns it if it has ended."""
+    """The part of a step that each trainer does separately; returns the trainer if it has ended."""
     try:
         if judged is not None:
             trainer.end_epoch(*judged)
@@ -184,9 +184,9 @@ def _run_judged(
 
 
 def _sharing(trainers: Sequence[Trainer]) -> list[Sequence[Trainer]]:
-    """Those that share a launch: all on a GPU; on a CPU, where nothing is shared, none.
+    """Groups of trainers that share a launch: all of them on a GPU; each alone on a CPU.
 
-    One after the other they use one working memory, which stays in the cache.
+    On a CPU they use the same working memory one after the other, so that it stays in the cache.
     """
     if not trainers:
         return []

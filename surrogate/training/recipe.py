@@ -74,8 +74,8 @@ class Recipe:
         Soma voltage in mV = second output x scale + offset.
     sign_aware_init : bool
         Give a unit's initial weights one sign for excitatory and the other for inhibitory synapses,
-        and one size for all synapses of a kind: random weights of single synapses, which a short
-        training cannot unlearn, are noise.
+        and one size for all synapses of a kind: random weights of single synapses are noise, which
+        a short training cannot unlearn.
     input_gain : float
         Factor on the initial input weights.
     memory_ms : float
@@ -89,7 +89,7 @@ class Recipe:
     window_rule : "one_per_trial" | "distinct"
         No trial twice, or no (trial, start) twice.
     burn_in_ms : int
-        Bins at a window's start that the loss leaves out: there the zero state is still felt.
+        Bins at a window's start that the loss leaves out, because they depend on the zero state.
     learning_rate, learning_rate_min : float
         Cosine annealing from the one to the other over all steps, after ``warmup_steps``.
     weight_decay, beta1, beta2, epsilon : float

@@ -1,4 +1,4 @@
-"""A run's folder: what it was asked, where it stands, what it found.
+"""A run's folder: configuration, checkpoints and results.
 
 ``run.json`` the configuration, ``recipe.toml`` the effective recipe, ``checkpoint.pt`` and
 ``checkpoint.previous.pt`` the last two states, ``metrics.jsonl`` a line per epoch, and once the run
@@ -133,7 +133,7 @@ class RunFolder:
             raise DataError(f"{self._config}: damaged ({error}); start the run again") from error
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Keep ``state`` as the newest checkpoint, and the one before it to fall back to."""
+        """Keep ``state`` as the newest checkpoint, and the one before it in case it is damaged."""
         # Through memory: torch.save itself turns a full disk into a RuntimeError without a cause.
         buffer = io.BytesIO()
         torch.save({"version": CHECKPOINT_VERSION} | state, buffer)
@@ -157,16 +157,16 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                # weights_only: a checkpoint is data, whoever sent it.
+                # weights_only: a checkpoint must not run code.
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if state["version"] != CHECKPOINT_VERSION:
                     raise ValueError(f"checkpoint version {state['version']}")
-            except Exception as error:  # a damaged file makes torch.load raise nearly anything
+            except Exception as error:  # for damaged files torch.load raises many types of errors
                 damaged.append(f"{path} is damaged ({type(error).__name__})")
                 continue
             if not damaged:
                 return state, None
-            # Gone, so that the next save cannot put it in the place of the good one.
+            # Removed, so that the next save does not replace the good one by it.
             self._checkpoint.unlink()
             return state, f"{damaged[0]}; going on from {path.name}"
         if damaged:

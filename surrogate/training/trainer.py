@@ -180,8 +180,9 @@ class Trainer:
     def _read_judged(self) -> tuple[Batch, int]:
         """Windows that cover the validation trials, few and short enough to judge each epoch by.
 
-        Layers advance step by step, so a pass costs what its length costs, whatever the batch: the
-        budget is one of steps. A forward pass takes at most half of a training step's time.
+        Layers advance step by step, so the time of a pass depends on its length, not on the batch:
+        the budget is a number of steps. A forward pass takes at most half of the time of a training
+        step.
         """
         recipe = self.config.recipe
         affordable = int(2 * JUDGING_SHARE * recipe.steps_per_epoch * recipe.window_ms)
@@ -353,7 +354,7 @@ class Trainer:
         return Progress(self.step, self.config.recipe.steps, len(self.history), loss, entry)
 
     def _average_weights(self) -> None:
-        # The average starts short, or it would remember the random initial weights.
+        # A short average at first, so that the random initial weights are soon left out.
         decay = min(self.config.recipe.weight_average, self.step / (self.step + 10))
         for name, value in self.stack.state_dict().items():
             self._average[name].lerp_(value, 1 - decay)
