@@ -26,6 +26,8 @@ highlight_language = "text"
 html_theme = "furo"
 html_title = f"surrogate {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 myst_heading_anchors = 3
 # Types stand in the docstrings, with shapes and units, which annotations do not have.
