@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.brian import random_model
 from surrogate import machine
 from surrogate.errors import DataError, SurrogateError
 from surrogate.files import atomic_write_text, check_is_file
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.kernels import StackSpec
+from surrogate.model.model_file import save
 
 # A command that prints what the terminal may lack.
 PRINTING = """
@@ -134,3 +136,41 @@ def test_a_port_that_is_no_dask_scheduler_ends_the_wait(monkeypatch: pytest.Monk
         with pytest.raises(SurrogateError, match=r"not that of its dashboard") as caught:
             cluster.connect(address)
     assert f"--scheduler {address}" in str(caught.value)
+
+
+# Wide enough for torch to copy its weights on several threads.
+FORKING = """
+import multiprocessing, sys
+import torch
+from brian2 import ms, prefs, run
+import surrogate
+from surrogate.kernels import SpikeEvents
+
+def use(_):
+    events = SpikeEvents.from_dense((torch.arange(40 * 1278) % 97 == 0).view(2, 20, 1278).float())
+    return float(surrogate.load(sys.argv[1]).predict(events)[1].sum())
+
+torch.set_num_threads(2)
+expected = use(0)
+prefs.codegen.target = "numpy"
+cells = surrogate.SurrogateNeuron(2, sys.argv[1], threshold="p > 0.5", refractory=2 * ms)
+run(5 * ms)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map_async(use, [0, 1]).get(timeout=60) == [expected, expected]
+"""
+
+
+def test_a_forked_child_loads_and_predicts(tmp_path: Path) -> None:
+    """After its parent loaded a model, predicted and ran Brian2."""
+    path = tmp_path / "model.h5"
+    model = random_model("lstm", (256, 64, 2), inputs=1278)
+    save(path, model.stack, model.card)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, path],
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
