@@ -156,7 +156,8 @@ prefs.codegen.target = "numpy"
 cells = surrogate.SurrogateNeuron(2, sys.argv[1], threshold="p > 0.5", refractory=2 * ms)
 run(5 * ms)
 with multiprocessing.get_context("fork").Pool(2) as pool:
-    assert pool.map_async(use, [0, 1]).get(timeout=60) == [expected, expected]
+    found = pool.map_async(use, [0, 1]).get(timeout=60)
+    assert all(abs(one - expected) < 1e-4 * abs(expected) for one in found), (found, expected)
 """
 
 
