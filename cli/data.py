@@ -82,9 +82,10 @@ def convert(
 
     A SOURCE is a public pickle of Beniaguev et al. 2021 (plain, .xz, .gz or .bz2), its HDF5 form,
     or a data file of this program, whose trials keep their split. A pickle is read without
-    running it. What was read is kept in FILE.parts until FILE is complete: after an interruption
-    the same command goes on. Without --split or --split-fractions no split is stored, and only
-    `--split all` can be trained or evaluated on.
+    running it. A voltage that not all SOURCEs have is left out. What was read is kept in
+    FILE.parts until FILE is complete: after an interruption the same command goes on. Without
+    --split or --split-fractions no split is stored, and only `--split all` can be trained or
+    evaluated on.
 
     \b
     Examples:
@@ -94,7 +95,7 @@ def convert(
 
     \b
     With --json, one object: path, n_trials, n_sources, n_reused, n_output_spikes,
-    n_silenced, inexact_trials, split_sizes, digest.
+    n_silenced, inexact_trials, left_out, split_sizes, digest.
     """
     from surrogate.datasets.convert import convert as convert_sources
     from surrogate.errors import SurrogateError
@@ -130,6 +131,8 @@ def _conversion_text(done: Conversion) -> str:
         f"{done.n_silenced / done.n_trials:.1f} per trial",
         f"  digest     {done.digest}",
     ]
+    if done.left_out:
+        lines.append(f"  left out   {', '.join(done.left_out)}: not in all sources")
     if done.inexact_trials:
         lines.append(
             f"  inexact    {len(done.inexact_trials)} trials keep rounded spike times: "
@@ -150,9 +153,10 @@ def info(file: Path | None, as_json: bool) -> None:
       surrogate data info l5pc.h5 --json
 
     \b
-    With --json, one object: path, bytes, digest, n_trials, n_steps, n_inputs, n_excitatory,
-    dt_ms, split_sizes, input_events, input_events_per_ms, output_spikes, output_rate_hz,
-    silent_trials, silenced_synapses, silenced_synapses_per_trial, inexact_trials, provenance.
+    With --json, one object: path, bytes, digest, n_trials, n_steps, dt_ms, duration_ms, n_inputs,
+    groups, segment_columns, voltages, amplitudes, weights, rounded_times, split_sizes,
+    input_events, input_events_per_ms, output_spikes, output_rate_hz, silent_trials,
+    silenced_synapses, silenced_synapses_per_trial, inexact_trials, provenance.
     """
     from surrogate import datasets
     from surrogate.datasets.info import summary
@@ -166,13 +170,15 @@ def _info_text(found: dict[str, Any]) -> str:
     split, inexact = found["split_sizes"], found["inexact_trials"]
     lines = [
         f"{found['path']} ({found['bytes'] / 1e6:.1f} MB)",
-        f"  trials     {found['n_trials']} of {found['n_steps']} ms in bins of "
+        f"  trials     {found['n_trials']} of {found['duration_ms']:g} ms in bins of "
         f"{found['dt_ms']:g} ms",
         f"  split      {_counts(split) if split else 'none stored; only --split all works'}",
-        f"  inputs     {found['n_inputs']} channels, the first {found['n_excitatory']} excitatory; "
+        f"  inputs     {found['n_inputs']} channels: {_groups(found['groups'])}; "
         f"{found['input_events_per_ms']:.1f} events per ms",
         f"  output     {found['output_spikes']} spikes, {found['output_rate_hz']:.2f} Hz; "
         f"{found['silent_trials']} trials are silent",
+        f"  recorded   voltage of {', '.join(found['voltages'])}"
+        f"{'; amplitudes' * found['amplitudes']}{'; synaptic weights' * found['weights']}",
         f"  silenced   {found['silenced_synapses']} synapses by an event at t = 0, "
         f"{found['silenced_synapses_per_trial']:.1f} per trial",
         f"  inexact    {_some(inexact) if inexact else 'no trial'} keeps rounded spike times",
@@ -220,12 +226,12 @@ def validate(ctx: click.Context, file: Path | None, as_json: bool) -> None:
 @data.command()
 @click.argument("file", required=False, type=FILE)
 @click.option("--trial", default=0, show_default=True, help="Number of the trial.")
-@click.option("--start", default=0, show_default=True, help="First millisecond.")
-@click.option("--stop", default=None, type=int, help="End in ms; by default that of the trial.")
+@click.option("--start", default=0.0, show_default=True, help="First millisecond.")
+@click.option("--stop", default=None, type=float, help="End in ms; by default that of the trial.")
 @click.option("--out", type=FILE, help="PNG or SVG; by default trial-N.png.")
 @json_option
 def plot(
-    file: Path | None, trial: int, start: int, stop: int | None, out: Path | None, as_json: bool
+    file: Path | None, trial: int, start: float, stop: float | None, out: Path | None, as_json: bool
 ) -> None:
     """Draw a trial of FILE (by default of the bundled sample): inputs, voltage, output spikes.
 
@@ -242,7 +248,7 @@ def plot(
 
     out = Path(f"trial-{trial}.png") if out is None else out
     with datasets.open(file) as opened:
-        stop = opened.n_steps if stop is None else stop
+        stop = opened.header.duration_ms if stop is None else stop
         save_figure(plot_trial(opened, trial, start, stop), out)
         spikes = opened.spike_times(trial)
     spikes = spikes[(spikes >= start) & (spikes < stop)]
@@ -253,7 +259,7 @@ def plot(
         "stop": stop,
         "output_spikes_ms": spikes,
     }
-    emit(as_json, result, f"{out}: trial {trial}, {start} to {stop} ms, {spikes.size} spikes")
+    emit(as_json, result, f"{out}: trial {trial}, {start:g} to {stop:g} ms, {spikes.size} spikes")
 
 
 class _Progress(contextlib.ExitStack):
@@ -289,6 +295,15 @@ class _Progress(contextlib.ExitStack):
             left = elapsed * (total - done) / max(done, 1)
             click.echo(f"{what}: {done / total:.0%}, {rate}, {left:.0f} s left", err=True)
         self._done = done
+
+
+def _groups(groups: list[dict[str, Any]]) -> str:
+    """Sizes and names; the kind where the name does not say it."""
+    return ", ".join(
+        f"{group['size']} {group['name']}"
+        + (f" ({group['kind']})" if group["kind"] != group["name"] else "")
+        for group in groups
+    )
 
 
 def _counts(split: dict[str, int]) -> str:

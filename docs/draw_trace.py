@@ -31,7 +31,7 @@ figure, (raster, trace) = plt.subplots(
     2, sharex=True, figsize=(9, 3.4), height_ratios=(1, 4), layout="constrained"
 )
 rows = [
-    ("neuron", spike_bins(trial.spike_time_ms), trial.soma_voltage_mV, BLACK, 1.6),
+    ("neuron", spike_bins(trial.spike_time_ms, data.dt_ms), trial.voltage_mV["soma"], BLACK, 1.6),
     ("surrogate", emitted, predicted[0], ORANGE, 1.0),
 ]
 for row, (name, spikes, voltage, colour, width) in enumerate(rows):

@@ -26,8 +26,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of a leaky integrate-and-fire neuron: 20 inputs, 12 trials of 400 ms."""
-    from surrogate.datasets.trial import Header
-    from surrogate.datasets.writer import DatasetWriter
+    from surrogate.datasets import ChannelGroup, Channels, Header, write
 
     rng = np.random.default_rng(11)
     segments = {
@@ -36,17 +35,17 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "distance_um": np.linspace(10, 200, 10),
         "section": np.arange(10),
     }
+    groups = [ChannelGroup(kind, 10, segments=range(10)) for kind in ("excitatory", "inhibitory")]
+    header = Header(400, Channels(groups), 1.0, segments, rounded_times=True)
     path = tmp_path_factory.mktemp("toy") / "toy data.h5"
-    with DatasetWriter(path, Header(400, 20, 10, segments)) as writer:
-        for index in range(12):
-            split = "train" if index < 8 else "valid" if index < 10 else "test"
-            writer.append(_toy_trial(rng, index, split))
-        writer.finish({"source": "a leaky integrate-and-fire neuron"})
+    splits = ["train"] * 8 + ["valid"] * 2 + ["test"] * 2
+    trials = [_toy_trial(rng, index, split) for index, split in enumerate(splits)]
+    write(path, header, trials, {"source": "a leaky integrate-and-fire neuron"})
     return path
 
 
 def _toy_trial(rng: np.random.Generator, index: int, split: str) -> Trial:
-    from surrogate.datasets.trial import Trial
+    from surrogate.datasets import Trial
 
     active = rng.random((400, 20)) < 0.06
     drive = active[:, :10].sum(1) - 0.7 * active[:, 10:].sum(1)
@@ -57,15 +56,14 @@ def _toy_trial(rng: np.random.Generator, index: int, split: str) -> Trial:
         if v > 3.5:
             spikes.append(t + 0.625)
             v = 0.0
-    times = np.array(spikes, np.float32)
+    times = np.array(spikes, np.float64)
     return Trial(
         channel=np.nonzero(active)[1].astype(np.uint16),
         row_ptr=np.concatenate([[0], active.sum(1).cumsum()]),
         spike_time_ms=times,
-        spike_time_float16_ms=times.astype(np.float16).astype(np.float32),
-        soma_voltage_mV=voltage.astype(np.float16).astype(np.float32),
+        rounded_spike_time_ms=times.astype(np.float16).astype(np.float32),
+        voltage_mV={"soma": voltage.astype(np.float16).astype(np.float32)},
         silenced=np.flatnonzero(active[0]).astype(np.uint16),
-        exact_times=True,
         source=(11, index),
         split=split,
     )

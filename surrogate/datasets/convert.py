@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import shutil
@@ -17,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from surrogate.datasets.header import Header
 from surrogate.datasets.layout import SPLITS
 from surrogate.datasets.reader import Dataset
 from surrogate.datasets.sources.detect import file_digest, is_converted, open_source
-from surrogate.datasets.trial import Trial
 from surrogate.datasets.writer import DatasetWriter
 from surrogate.errors import DataError, UsageError
 from surrogate.files import atomic_path, explain_os_error
@@ -46,6 +47,8 @@ class Conversion:
         Output spikes, and synapses silenced by an event at t = 0, over all trials.
     inexact_trials : list of int
         Trials whose exact spike times could not be recovered; they keep the rounded ones.
+    left_out : list of str
+        Voltages, and "rounded spike times", that some source has and another has not.
     split_sizes : dict or None
         Trials per split.
     digest : str
@@ -59,6 +62,7 @@ class Conversion:
     n_output_spikes: int
     n_silenced: int
     inexact_trials: list[int]
+    left_out: list[str]
     split_sizes: dict[str, int] | None
     digest: str
 
@@ -81,7 +85,8 @@ def convert(
     Parameters
     ----------
     sources : sequence of paths
-        Public pickles, their HDF5 form, or data files of this program, which keep their split.
+        Public pickles, their HDF5 form, or data files of this program, which keep their split. A
+        voltage, or rounded spike times, that not all of them have is left out.
     out : path
         The file to write; an existing one is replaced when the new one is complete.
     split : {"train", "valid", "test"}, optional
@@ -222,18 +227,29 @@ def _stage_one(path: Path, folder: Path) -> tuple[Path, bool]:
     try:
         with atomic_path(part) as aside, DatasetWriter(aside, source.header, compression=1) as out:
             for index, trial in enumerate(source):
-                out.append(_checked(trial, path, index, source.header.n_inputs))
+                out.append(trial, f"{path}: trial {index}")
             out.finish({**source.description, "sha256": digest})
     finally:
         source.close()
     return part, False
 
 
-def _checked(trial: Trial, path: Path, index: int, n_inputs: int) -> Trial:
-    problems = trial.problems(n_inputs)
-    if problems:
-        raise DataError(f"{path}: trial {index}: {problems[0]}; get the file again")
-    return trial
+def _common_header(paths: Sequence[Path], parts: Sequence[Path]) -> tuple[Header, list[str]]:
+    """The header of all parts together, and what of the parts it leaves out."""
+    headers = []
+    for path, part in zip(paths, parts, strict=True):
+        with Dataset(part) as data:
+            headers.append(data.header)
+        if difference := headers[0].difference(headers[-1]):
+            raise DataError(
+                f"{path}: does not fit {paths[0]}: {difference}; convert it to its own file"
+            )
+    common = functools.reduce(Header.in_common, headers)
+    recorded = {name for header in headers for name in header.voltages}
+    left_out = [f"{name} voltage" for name in sorted(recorded - set(common.voltages))]
+    if not common.rounded_times and any(header.rounded_times for header in headers):
+        left_out.append("rounded spike times")
+    return common, left_out
 
 
 def _merge(
@@ -251,20 +267,14 @@ def _merge(
     n_output_spikes = n_silenced = 0
     inexact: list[int] = []
     origins: list[dict[str, Any]] = []
-    with Dataset(parts[0]) as first:
-        header = first.header
+    header, left_out = _common_header(paths, parts)
     with atomic_path(merged) as aside, DatasetWriter(aside, header) as writer:
         for path, part in zip(paths, parts, strict=True):
             with Dataset(part) as data:
-                difference = header.difference(data.header)
-                if difference:
-                    raise DataError(
-                        f"{path}: does not fit {paths[0]}: {difference}; convert it to its own file"
-                    )
                 for index, trial in enumerate(data):
-                    _checked(trial, path, index, header.n_inputs)
                     name = f"trial {index} of {path}"
-                    digest = writer.append(dataclasses.replace(trial, split=splits[position]))
+                    kept = dataclasses.replace(trial.reduced_to(header), split=splits[position])
+                    digest = writer.append(kept, name)
                     if digest in seen:
                         raise DataError(
                             f"{name} is the same as {seen[digest]}; leave one of them out"
@@ -287,6 +297,7 @@ def _merge(
             n_output_spikes=n_output_spikes,
             n_silenced=n_silenced,
             inexact_trials=inexact,
+            left_out=left_out,
             split_sizes=data.split_sizes,
             digest=data.digest,
         )

@@ -17,11 +17,14 @@ def summary(data: Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        path, bytes, digest, n_trials, n_steps, n_inputs, n_excitatory, dt_ms, split_sizes,
-        input_events, input_events_per_ms, output_spikes, output_rate_hz, silent_trials,
-        silenced_synapses, silenced_synapses_per_trial, inexact_trials, provenance.
+        path, bytes, digest, n_trials, n_steps, dt_ms, duration_ms, n_inputs, groups (a list of
+        name, kind, sign, size, placed), segment_columns, voltages, amplitudes, weights,
+        rounded_times, split_sizes, input_events, input_events_per_ms, output_spikes,
+        output_rate_hz, silent_trials, silenced_synapses, silenced_synapses_per_trial,
+        inexact_trials, provenance.
     """
-    n_trials, milliseconds = len(data), len(data) * data.n_steps
+    header = data.header
+    n_trials, milliseconds = len(data), len(data) * header.duration_ms
     spikes = data.output_spike_counts
     silenced = int(data.silenced_counts.sum())
     return {
@@ -30,9 +33,24 @@ def summary(data: Dataset) -> dict[str, Any]:
         "digest": data.digest,
         "n_trials": n_trials,
         "n_steps": data.n_steps,
-        "n_inputs": data.n_inputs,
-        "n_excitatory": data.n_excitatory,
         "dt_ms": data.dt_ms,
+        "duration_ms": header.duration_ms,
+        "n_inputs": data.n_inputs,
+        "groups": [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "sign": group.sign,
+                "size": group.size,
+                "placed": group.segments is not None,
+            }
+            for group in data.channels.groups
+        ],
+        "segment_columns": list(data.segments),
+        "voltages": list(header.voltages),
+        "amplitudes": header.amplitudes,
+        "weights": header.weights,
+        "rounded_times": header.rounded_times,
         "split_sizes": data.split_sizes,
         "input_events": data.n_events,
         "input_events_per_ms": data.n_events / milliseconds,

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 __all__ = [
     "ARRAYS",
     "CHUNK_EVENTS",
     "FORMAT",
     "MAX_CHUNK_BYTES",
-    "MAX_INPUTS",
     "MAX_STEPS",
     "MAX_TRIALS",
-    "SEGMENT_COLUMNS",
     "SPLITS",
+    "STREAMED",
     "VERSION",
     "Array",
+    "array_for",
     "expected_shape",
+    "is_name",
 ]
 
 FORMAT = "surrogate-spikes"
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "valid", "test")
 
 #: Events per chunk: a window of 1000 ms (about 14,000 events) decompresses two chunks of 32 kB.
@@ -30,7 +34,6 @@ SPLITS = ("train", "valid", "test")
 CHUNK_EVENTS = 16_384
 
 # Beyond these a file is damaged or hostile, and reading its tables would exhaust the memory.
-MAX_INPUTS = 32_767  # channels are int16 in a batch
 MAX_STEPS = 10_000_000
 MAX_TRIALS = 10_000_000
 MAX_CHUNK_BYTES = 64 * 1024 * 1024
@@ -44,28 +47,52 @@ class Array:
     shape: tuple[str | int, ...]
     required: bool = True
 
+    def type_for(self, found: np.dtype) -> str | None:
+        """The stored type of values of type ``found``; None if the array may not hold them."""
+        kind = found.kind.replace("U", "S")
+        return next((one for one in self.dtype.split() if np.dtype(one).kind == kind), None)
+
 
 ARRAYS: Mapping[str, Array] = {
+    "group/name": Array("|S32", ("groups",)),
+    "group/kind": Array("|S32", ("groups",)),
+    "group/sign": Array("|i1", ("groups",)),
+    "group/size": Array("<i8", ("groups",)),
+    "channel/segment": Array("<i4", ("inputs",), required=False),
     "input/gap": Array("<u2", ("events",)),
     "input/count": Array("<u2", ("trials", "steps")),
     "input/trial_ptr": Array("<i8", ("trials+1",)),
-    "input/silenced": Array("<u2", ("silenced",)),
-    "input/silenced_ptr": Array("<i8", ("trials+1",)),
-    "output/spike_time_ms": Array("<f4", ("spikes",)),
-    "output/spike_time_ms_float16_rounded": Array("<f4", ("spikes",)),
+    "input/amplitude": Array("<f4", ("events",), required=False),
+    "input/weight": Array("<f4", ("trials", "inputs"), required=False),
+    "input/silenced": Array("<u2", ("silenced",), required=False),
+    "input/silenced_ptr": Array("<i8", ("trials+1",), required=False),
+    "output/spike_time_ms": Array("<f8", ("spikes",)),
     "output/trial_ptr": Array("<i8", ("trials+1",)),
-    "soma_voltage_mV": Array("<f2", ("trials", "steps")),
+    "output/rounded_spike_time_ms": Array("<f4", ("spikes",), required=False),
+    "trial/exact_times": Array("|u1", ("trials",), required=False),
     "trial/source": Array("<i8", ("trials", 2)),
     "trial/digest": Array("|u1", ("trials", 32)),
-    "trial/exact_times": Array("|u1", ("trials",)),
     "trial/split": Array("|S5", ("trials",), required=False),
-    "segment/type": Array("|S16", ("segments",)),
-    "segment/length_um": Array("<f8", ("segments",)),
-    "segment/distance_um": Array("<f8", ("segments",)),
-    "segment/section": Array("<i8", ("segments",)),
 }
 
-SEGMENT_COLUMNS = ("type", "length_um", "distance_um", "section")
+#: Arrays that are written trial by trial and read in parts; besides them each ``voltage/<name>``.
+STREAMED = ("input/gap", "input/count", "input/amplitude", "input/weight")
+
+# Arrays whose names are the user's.
+_VOLTAGE = Array("<f2", ("trials", "steps"))
+_SEGMENT_COLUMN = Array("|S32 <f8 <i8", ("segments",))
+
+
+def array_for(name: str) -> Array:
+    """What the array ``name`` must be: one of :data:`ARRAYS`, ``voltage/*`` or ``segment/*``."""
+    if name.startswith("voltage/"):
+        return _VOLTAGE
+    return _SEGMENT_COLUMN if name.startswith("segment/") else ARRAYS[name]
+
+
+def is_name(text: str) -> bool:
+    """Whether a voltage or a column of the segment table may be called ``text``."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", text) is not None
 
 
 def expected_shape(array: Array, sizes: Mapping[str, int]) -> tuple[Any, ...]:

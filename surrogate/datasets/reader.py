@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from surrogate.datasets.layout import (
-    ARRAYS,
-    FORMAT,
-    MAX_INPUTS,
-    MAX_STEPS,
-    MAX_TRIALS,
-    SEGMENT_COLUMNS,
-    SPLITS,
-    VERSION,
-)
-from surrogate.datasets.storage import array_of, attribute, integer_attribute, open_hdf5, reading
-from surrogate.datasets.trial import Header, Trial, spike_bins
+from surrogate.channels import Channels
+from surrogate.datasets.content import read_content
+from surrogate.datasets.layout import FORMAT, SPLITS
+from surrogate.datasets.storage import open_hdf5, reading
+from surrogate.datasets.trial import Trial, spike_bins
 from surrogate.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -46,12 +37,13 @@ def sample_path() -> Path:
 def open(path: str | os.PathLike[str] | None = None) -> Dataset:
     """Open a data file read-only; without ``path`` the bundled sample.
 
-    Format, version, shapes and pointers are checked here; events and voltages when they are read.
+    Format, version, shapes, pointers and the digest of all tables are checked here; events and
+    voltages when they are read.
 
     Raises
     ------
     DataError
-        If the file is missing, damaged, of another format or a newer version.
+        If the file is missing, damaged, of another format or another version.
     """
     return Dataset(sample_path() if path is None else path)
 
@@ -63,20 +55,19 @@ class Dataset:
     ----------
     path : Path
         The file.
-    n_trials, n_steps, n_inputs, n_excitatory : int
-        Trials, milliseconds per trial, input channels, and how many of them (the first) excite.
-    dt_ms : float
-        Width of a bin: 1 ms.
+    header : Header
+        What all trials share: bins, channels, segments, and which voltages are recorded.
+    n_trials : int
+        Trials.
     digest : str
-        SHA-256 over the trials' contents in order, whatever the file's name or compression.
+        SHA-256 of all that decides a result, whatever the file's name or compression: bins, channel
+        groups, segments, the trials' contents and order, their splits and sources.
     provenance : dict
         Where the trials come from.
-    segments : dict of ndarray
-        Columns type (str), length_um, distance_um (from the soma) and section, one row per
-        dendritic segment: segment i excites through channel i and inhibits through
-        ``n_excitatory + i``.
     trial_digests : ndarray, uint8 [n_trials, 32]
         SHA-256 of each trial's content as the file states it; ``validate`` checks it.
+    exact_times : ndarray, bool [n_trials]
+        For each trial, whether its output spike times are exact.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -84,11 +75,27 @@ class Dataset:
         self._file = open_hdf5(self.path, cache_bytes=CACHE_BYTES)
         try:
             with reading(self.path):
-                self._check_format()
-                self._read_tables()
+                content = read_content(self._file, self.path)
         except BaseException:
             self._file.close()
             raise
+        self.header, self.n_trials = content.header, content.n_trials
+        self.digest, self.provenance = content.digest, content.provenance
+        tables, streamed = content.tables, content.streamed
+        self._gap, self._count = streamed["input/gap"], streamed["input/count"]
+        self._amplitude = streamed.get("input/amplitude")
+        self._weight = streamed.get("input/weight")
+        self._voltages = {name: streamed[f"voltage/{name}"] for name in self.header.voltages}
+        self._trial_ptr, self._spike_ptr = tables["input/trial_ptr"], tables["output/trial_ptr"]
+        self._spike_time = {"exact": tables["output/spike_time_ms"]}
+        if self.header.rounded_times:
+            self._spike_time["legacy"] = tables["output/rounded_spike_time_ms"]
+        self._silenced = tables.get("input/silenced", np.zeros(0, np.uint16))
+        none = np.zeros(self.n_trials + 1, np.int64)
+        self._silenced_ptr = tables.get("input/silenced_ptr", none)
+        self._source, self.trial_digests = tables["trial/source"], tables["trial/digest"]
+        self.exact_times = tables.get("trial/exact_times", np.ones(self.n_trials)) != 0
+        self._split = tables.get("trial/split")
 
     def __enter__(self) -> Dataset:
         return self
@@ -106,7 +113,7 @@ class Dataset:
         self._file.close()
 
     def __repr__(self) -> str:
-        return f"<Dataset {self.path}: {self.n_trials} trials of {self.n_steps} ms>"
+        return f"<Dataset {self.path}: {self.n_trials} trials of {self.header.duration_ms:g} ms>"
 
     def __len__(self) -> int:
         return self.n_trials
@@ -128,26 +135,56 @@ class Dataset:
             raise IndexError(f"{self.path}: no trial {trial}, expected 0..{self.n_trials - 1}")
         row_ptr = self._row_ptr(trial)
         first = int(self._trial_ptr[trial])
+        events = slice(first, first + int(row_ptr[-1]))
         with reading(self.path):
-            gap = self._gap[first : first + int(row_ptr[-1])]
-            voltage = self._voltage[trial].astype(np.float32)
+            gap = self._gap[events]
+            voltage = {name: v[trial].astype(np.float32) for name, v in self._voltages.items()}
+            amplitude = None if self._amplitude is None else self._amplitude[events]
+            weight = None if self._weight is None else self._weight[trial]
         spikes = slice(*self._spike_ptr[trial : trial + 2])
+        rounded = self._spike_time.get("legacy")
         return Trial(
             channel=self._channels(gap, np.diff(row_ptr)).astype(np.uint16),
             row_ptr=row_ptr,
             spike_time_ms=self._spike_time["exact"][spikes],
-            spike_time_float16_ms=self._spike_time["legacy"][spikes],
-            soma_voltage_mV=voltage,
+            voltage_mV=voltage,
+            amplitude=amplitude,
+            weight=weight,
             silenced=self._silenced[slice(*self._silenced_ptr[trial : trial + 2])],
-            exact_times=bool(self._exact_times[trial]),
+            rounded_spike_time_ms=None if rounded is None else rounded[spikes],
+            exact_times=bool(self.exact_times[trial]),
             source=(int(self._source[trial, 0]), int(self._source[trial, 1])),
             split=None if self._split is None else self._split[trial].decode(),
         )
 
     @property
-    def header(self) -> Header:
-        """What all trials share."""
-        return Header(self.n_steps, self.n_inputs, self.n_excitatory, self.segments)
+    def n_steps(self) -> int:
+        """Bins per trial."""
+        return self.header.n_steps
+
+    @property
+    def n_inputs(self) -> int:
+        """Input channels."""
+        return self.header.n_inputs
+
+    @property
+    def channels(self) -> Channels:
+        """The groups of input channels."""
+        return self.header.channels
+
+    @property
+    def dt_ms(self) -> float:
+        """Length of a bin, ms."""
+        return self.header.dt_ms
+
+    @property
+    def segments(self) -> Mapping[str, np.ndarray]:
+        """Columns of the segment table, one row per dendritic segment; empty if there is none."""
+        return self.header.segments
+
+    def bins(self, duration_ms: float) -> int:
+        """``duration_ms`` in bins, to the nearest."""
+        return round(duration_ms / self.dt_ms)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -180,11 +217,6 @@ class Dataset:
     def silenced_counts(self) -> np.ndarray:
         """Synapses of each trial that an event at t = 0 silences, int64 [n_trials]."""
         return np.diff(self._silenced_ptr)
-
-    @property
-    def exact_times(self) -> np.ndarray:
-        """For each trial, whether its output spike times are exact; bool [n_trials]."""
-        return self._exact_times != 0
 
     def stored_splits(self) -> list[str | None]:
         """The split of each trial in order; None throughout if the file stores none."""
@@ -220,14 +252,25 @@ class Dataset:
         Parameters
         ----------
         trials, starts : array_like, int [B]
-            Trial and first millisecond of each window.
+            Trial and first bin of each window.
         steps : int
-            Length of the windows in ms.
+            Length of the windows in bins.
+
+        Raises
+        ------
+        UsageError
+            If a window leaves its trial, or the events have amplitudes or weights, which the
+            networks do not take.
         """
         import torch
 
         from surrogate.kernels import SpikeEvents
 
+        if self.header.amplitudes or self.header.weights:
+            raise UsageError(
+                f"{self.path}: its input spikes differ in size (amplitudes or weights), and the "
+                "networks take spikes of one size; give data without them"
+            )
         windows = self._windows(trials, starts, steps)
         gaps, counts = [], np.empty((len(windows), steps), np.int64)
         for b, (trial, start) in enumerate(windows):
@@ -244,16 +287,28 @@ class Dataset:
             torch.from_numpy(channel), torch.from_numpy(row_ptr), len(windows), steps
         )
 
-    def voltage(self, trials: ArrayLike, starts: ArrayLike, steps: int) -> np.ndarray:
-        """Soma voltage of windows in mV at the start of each millisecond, float32 [B, steps]."""
+    def voltage(
+        self, trials: ArrayLike, starts: ArrayLike, steps: int, name: str = "soma"
+    ) -> np.ndarray:
+        """Voltage ``name`` of windows in mV at the start of each bin, float32 [B, steps].
+
+        Raises
+        ------
+        UsageError
+            If a window leaves its trial or there is no such voltage.
+        """
+        if name not in self._voltages:
+            raise UsageError(
+                f"{self.path}: no voltage {name!r}; expected {' or '.join(self.header.voltages)}"
+            )
         windows = self._windows(trials, starts, steps)
         voltage = np.empty((len(windows), steps), np.float32)
         for b, (trial, start) in enumerate(windows):
             with reading(self.path):
-                voltage[b] = self._voltage[trial, start : start + steps]
+                voltage[b] = self._voltages[name][trial, start : start + steps]
             if not np.isfinite(voltage[b]).all():
                 raise DataError(
-                    f"{self.path}: the soma voltage of trial {trial} is not finite; "
+                    f"{self.path}: the {name} voltage of trial {trial} is not finite; "
                     "run surrogate data validate on the file and convert it again"
                 )
         return voltage
@@ -261,108 +316,32 @@ class Dataset:
     def spikes(
         self, trials: ArrayLike, starts: ArrayLike, steps: int, labels: str = "exact"
     ) -> np.ndarray:
-        """Output spikes of windows, 0 or 1, uint8 [B, steps]: a spike at s is in int(s - 0.5).
+        """Output spikes of windows, 0 or 1, uint8 [B, steps]: a spike at s is in int(s / dt - 0.5).
 
-        ``labels="legacy"`` takes the times as the public files round them. A time rounded past
-        the end of the trial is in no bin.
+        ``labels="legacy"`` takes the times as the source rounds them. A time rounded past the end
+        of the trial is in no bin.
         """
         windows = self._windows(trials, starts, steps)
         spikes = np.zeros((len(windows), steps), np.uint8)
         for b, (trial, start) in enumerate(windows):
-            bins = spike_bins(self.spike_times(trial, labels)) - start
+            bins = spike_bins(self.spike_times(trial, labels), self.dt_ms) - start
             spikes[b, bins[(bins >= 0) & (bins < steps)]] = 1
         return spikes
 
     def spike_times(self, trial: int, labels: str = "exact") -> np.ndarray:
-        """Output spike times of one trial in ms, float64, ascending."""
+        """Output spike times of one trial in ms, float64, ascending.
+
+        Raises
+        ------
+        UsageError
+            If there are no such labels, or the file has no rounded times.
+        """
         if labels not in _LABELS:
             raise UsageError(f"unknown labels {labels!r}; expected exact or legacy")
+        if labels not in self._spike_time:
+            raise UsageError(f"{self.path}: has no rounded spike times; use --labels exact")
         times = self._spike_time[labels]
         return times[self._spike_ptr[trial] : self._spike_ptr[trial + 1]].astype(np.float64)
-
-    def _check_format(self) -> None:
-        file, path = self._file, self.path
-        found = attribute(file, "format")
-        if found != FORMAT:
-            raise DataError(
-                f"{path}: attribute format is {found!r}, expected {FORMAT!r}; "
-                f"convert it first: surrogate data convert {path.name} --out converted.h5"
-            )
-        version = integer_attribute(file, path, "version", 1, 2**31)
-        if version != VERSION:
-            raise DataError(
-                f"{path}: format version {version}, this program reads version {VERSION}; "
-                "update surrogate-neuron"
-            )
-        self.n_trials = integer_attribute(file, path, "n_trials", 1, MAX_TRIALS)
-        self.n_steps = integer_attribute(file, path, "n_steps", 1, MAX_STEPS)
-        self.n_inputs = integer_attribute(file, path, "n_inputs", 2, MAX_INPUTS)
-        self.n_excitatory = integer_attribute(file, path, "n_excitatory", 1, self.n_inputs)
-        self.dt_ms = 1.0
-        if attribute(file, "dt_ms") != self.dt_ms:
-            raise DataError(
-                f"{path}: attribute dt_ms is {attribute(file, 'dt_ms')!r}, expected 1.0; "
-                "convert it again"
-            )
-        digest, provenance = attribute(file, "digest"), attribute(file, "provenance")
-        if not isinstance(digest, str) or not isinstance(provenance, str):
-            raise DataError(f"{path}: the conversion was never finished; convert it again")
-        self.digest: str = digest
-        self.provenance: dict[str, Any] = json.loads(provenance)
-        if not isinstance(self.provenance, dict):
-            raise DataError(f"{path}: attribute provenance is no JSON object; convert it again")
-
-    def _read_tables(self) -> None:
-        sizes = {
-            "trials": self.n_trials,
-            "steps": self.n_steps,
-            "segments": self.n_excitatory,
-        }
-        arrays: dict[str, h5py.Dataset] = {
-            name: array_of(self._file, self.path, name, array, sizes)
-            for name, array in ARRAYS.items()
-            if array.required or name in self._file
-        }
-        self._gap = arrays["input/gap"]
-        self._count = arrays["input/count"]
-        self._voltage = arrays["soma_voltage_mV"]
-        self._trial_ptr = self._pointers(arrays, "input/trial_ptr", self._gap.shape[0])
-        self._silenced_ptr = self._pointers(
-            arrays, "input/silenced_ptr", arrays["input/silenced"].shape[0]
-        )
-        self._spike_ptr = self._pointers(
-            arrays, "output/trial_ptr", arrays["output/spike_time_ms"].shape[0]
-        )
-        self._silenced = arrays["input/silenced"][:]
-        self._spike_time = {
-            "exact": arrays["output/spike_time_ms"][:],
-            "legacy": arrays["output/spike_time_ms_float16_rounded"][:],
-        }
-        if self._spike_time["exact"].shape != self._spike_time["legacy"].shape:
-            raise DataError(
-                f"{self.path}: exact and rounded output spikes differ in number; convert it again"
-            )
-        for times in self._spike_time.values():
-            if not (np.isfinite(times).all() and (times >= 0).all()):
-                raise DataError(
-                    f"{self.path}: output spike times are not finite and positive; convert it again"
-                )
-        self._source = arrays["trial/source"][:]
-        self.trial_digests = arrays["trial/digest"][:]
-        self._exact_times = arrays["trial/exact_times"][:]
-        self._split = arrays["trial/split"][:] if "trial/split" in arrays else None
-        if self._split is not None and not np.isin(self._split, np.array(SPLITS, "S5")).all():
-            raise DataError(f"{self.path}: trial/split names an unknown split; convert it again")
-        self.segments = {name: arrays[f"segment/{name}"][:] for name in SEGMENT_COLUMNS}
-        self.segments["type"] = np.char.decode(self.segments["type"], "ascii")
-
-    def _pointers(self, arrays: dict[str, h5py.Dataset], name: str, end: int) -> np.ndarray:
-        pointers = arrays[name][:].astype(np.int64)
-        if pointers[0] != 0 or pointers[-1] != end or (np.diff(pointers) < 0).any():
-            raise DataError(
-                f"{self.path}: {name} does not rise from 0 to {end}; convert the file again"
-            )
-        return pointers
 
     def _row_ptr(self, trial: int) -> np.ndarray:
         """Row pointers of one trial, int64 [n_steps + 1], from 0."""
@@ -391,7 +370,7 @@ class Dataset:
         return channel
 
     def _windows(self, trials: ArrayLike, starts: ArrayLike, steps: int) -> list[tuple[int, int]]:
-        """(trial, first millisecond) of each window, checked to lie in the file."""
+        """(trial, first bin) of each window, checked to lie in the file."""
         trial, start = np.atleast_1d(trials).astype(int), np.atleast_1d(starts).astype(int)
         if trial.shape != start.shape or trial.ndim != 1:
             raise UsageError(f"trials and starts differ in shape: {trial.shape} and {start.shape}")
@@ -402,7 +381,7 @@ class Dataset:
             )
         if start.size and (start.min() < 0 or steps < 1 or start.max() + steps > self.n_steps):
             raise UsageError(
-                f"{self.path}: windows of {steps} ms starting at {start.min()}..{start.max()} "
-                f"leave the trial; it has {self.n_steps} ms"
+                f"{self.path}: windows of {steps} bins starting at {start.min()}..{start.max()} "
+                f"leave the trial; it has {self.n_steps} bins"
             )
         return list(zip(trial.tolist(), start.tolist(), strict=True))

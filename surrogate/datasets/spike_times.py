@@ -38,7 +38,7 @@ def local_maxima(voltage: np.ndarray, threshold: float = THRESHOLD_MV) -> list[n
 def recover_spike_times(
     voltage: np.ndarray, samples_per_ms: int, listed_ms: np.ndarray
 ) -> np.ndarray | None:
-    """Output spike times to the sample, float32 [S], or None if they contradict the listed ones.
+    """Output spike times to the sample, float64 [S], or None if they contradict the listed ones.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def recover_spike_times(
     maxima = local_maxima(voltage)
     if len(maxima) != listed.size:
         return None
-    times = np.empty(listed.size, np.float32)
+    times = np.empty(listed.size)
     for spike, samples in enumerate(maxima):
-        candidates = (samples / samples_per_ms).astype(np.float32)
+        candidates = samples / samples_per_ms
         agree = candidates[candidates.astype(np.float16) == listed[spike]]
         if not agree.size:
             return None

@@ -15,7 +15,18 @@ from surrogate.datasets.layout import MAX_CHUNK_BYTES, Array, expected_shape
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 
-__all__ = ["array_of", "attribute", "integer_attribute", "open_hdf5", "reading"]
+__all__ = [
+    "array_of",
+    "attribute",
+    "float_attribute",
+    "integer_attribute",
+    "members",
+    "open_hdf5",
+    "reading",
+]
+
+#: More arrays than these in a group are no data of ours.
+_MAX_MEMBERS = 256
 
 # What h5py raises for damaged bytes depends on where they lie.
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
@@ -89,6 +100,28 @@ def integer_attribute(file: h5py.File, path: Path, name: str, low: int, high: in
     return int(value)
 
 
+def float_attribute(file: h5py.File, path: Path, name: str) -> float:
+    """The attribute ``name``, checked to be a number."""
+    value = attribute(file, name)
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise DataError(
+            f"{path}: attribute {name} is {value!r}, expected a number; "
+            "get or convert the file again"
+        )
+    return float(value)
+
+
+def members(file: h5py.File, path: Path, name: str) -> list[str]:
+    """Names of what the group ``name`` of this file holds; none if there is no such group."""
+    link: Any = file.get(name, getlink=True)
+    group = file.get(name) if isinstance(link, h5py.HardLink) else None
+    if not isinstance(group, h5py.Group):
+        return []
+    if len(group) > _MAX_MEMBERS:
+        raise DataError(f"{path}: {name} holds {len(group)} arrays; convert the file again")
+    return sorted(group)
+
+
 def array_of(
     file: h5py.File, path: Path, name: str, array: Array, sizes: Mapping[str, int]
 ) -> h5py.Dataset:
@@ -111,8 +144,7 @@ def array_of(
             f"{path}: {name} has shape {dataset.shape}, expected "
             f"({', '.join(str(n) for n in array.shape)}) = {wanted}; convert it again"
         )
-    kind, size = np.dtype(array.dtype).kind, np.dtype(array.dtype).itemsize
-    if dataset.dtype.kind != kind or dataset.dtype.itemsize > max(size, 64):
+    if array.type_for(dataset.dtype) is None or dataset.dtype.itemsize > 64:
         raise DataError(
             f"{path}: {name} is of type {dataset.dtype}, expected {array.dtype}; convert it again"
         )

@@ -2,77 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["Header", "Trial", "spike_bins"]
+from surrogate.datasets.header import Header
+from surrogate.errors import UsageError
 
+__all__ = ["Trial", "spike_bins"]
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """What all trials of a file share.
-
-    Attributes
-    ----------
-    n_steps, n_inputs, n_excitatory : int
-        Milliseconds per trial, input channels, and how many of them (the first) excite.
-    segments : mapping of str to ndarray
-        Columns type, length_um, distance_um and section, one row per dendritic segment.
-    """
-
-    n_steps: int
-    n_inputs: int
-    n_excitatory: int
-    segments: Mapping[str, np.ndarray]
-
-    def difference(self, other: Header) -> str | None:
-        """Where ``other`` describes another neuron or trial length; None if it does not."""
-        for name in ("n_steps", "n_inputs", "n_excitatory"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name} is {theirs}, not {mine}"
-        for column, values in self.segments.items():
-            if not np.array_equal(values, other.segments[column]):
-                return f"the segments differ in {column}"
-        return None
+#: Share of a bin by which a time may fall short of the bin's start: floating-point noise.
+_NOISE = 1e-6
 
 
-def spike_bins(spike_time_ms: np.ndarray) -> np.ndarray:
-    """The 1 ms bin of each output spike, int64: ``int(s - 0.5)``.
+def spike_bins(spike_time_ms: np.ndarray, dt_ms: float) -> np.ndarray:
+    """The bin of each output spike, int64: ``int(s / dt - 0.5)``.
 
-    ``int`` truncates towards zero, so a spike in the first half millisecond is in bin 0. The rule
+    Bin k is answered at its end, (k + 1) dt, and a spike belongs to the nearest answer. ``int``
+    truncates towards zero, so a spike in the first half bin is in bin 0. With dt = 1 ms the rule
     is that of Beniaguev, Segev and London (2021), whose models were trained with it.
     """
-    return np.trunc(np.asarray(spike_time_ms, np.float64) - 0.5).astype(np.int64)
+    return np.trunc(np.asarray(spike_time_ms, np.float64) / dt_ms - 0.5).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One simulated stretch of one neuron.
+    """One stretch of one neuron, simulated or recorded; see :meth:`from_spikes` to make one.
 
     Attributes
     ----------
     channel : ndarray, uint16 [E]
-        Input channels that spike, ascending and unique within a millisecond.
+        Input channels that spike, ascending and unique within a bin.
     row_ptr : ndarray, int64 [n_steps + 1]
-        Millisecond t holds ``channel[row_ptr[t]:row_ptr[t + 1]]``; starts at 0.
-    spike_time_ms : ndarray, float32 [S]
-        Output spikes, exact to the source's sampling (1/8 ms), ascending.
-    spike_time_float16_ms : ndarray, float32 [S]
-        The same spikes as the public files list them: rounded to float16, which is 2 ms beyond
-        2048 ms and 4 ms beyond 4096 ms.
-    soma_voltage_mV : ndarray, float32 [n_steps]
-        V(t) at the start of each millisecond; every value is a float16.
+        Bin t holds ``channel[row_ptr[t]:row_ptr[t + 1]]``; starts at 0.
+    spike_time_ms : ndarray, float64 [S]
+        Output spikes, ascending.
+    voltage_mV : mapping of str to ndarray, float32 [n_steps]
+        V(t) at the start of each bin, by the place of recording; "soma" is always there. Stored as
+        float16, which at -70 mV is 1/16 mV.
+    amplitude : ndarray, float32 [E], optional
+        Size of each event, where events differ; 1 is that of an ordinary spike.
+    weight : ndarray, float32 [n_inputs], optional
+        Strength of each channel's synapse in this trial, a factor on its events.
     silenced : ndarray, uint16 [Z]
-        Channels with an event at exactly t = 0: the source simulation never activates their
-        synapse in this trial.
+        Channels with an event at exactly t = 0, whose synapse the source simulation never activates
+        in this trial.
+    rounded_spike_time_ms : ndarray, float32 [S], optional
+        The output spikes as the source lists them, rounded: the public L5PC files to float16, which
+        is 2 ms beyond 2048 ms and 4 ms beyond 4096 ms.
     exact_times : bool
         False if the exact times could not be recovered and ``spike_time_ms`` holds rounded ones.
     source : tuple of int
-        Seed of the simulation run and index of the trial in it; (-1, index) if there is no seed.
+        Seed of the simulation run and index of the trial in it; -1 where there is none.
     split : str or None
         "train", "valid", "test", or None if the file stores none.
     """
@@ -80,68 +65,169 @@ class Trial:
     channel: np.ndarray
     row_ptr: np.ndarray
     spike_time_ms: np.ndarray
-    spike_time_float16_ms: np.ndarray
-    soma_voltage_mV: np.ndarray
-    silenced: np.ndarray
-    exact_times: bool
-    source: tuple[int, int]
+    voltage_mV: Mapping[str, np.ndarray]
+    amplitude: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    silenced: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint16))
+    rounded_spike_time_ms: np.ndarray | None = None
+    exact_times: bool = True
+    source: tuple[int, int] = (-1, -1)
     split: str | None = None
 
-    @property
-    def n_steps(self) -> int:
-        """Length of the trial in milliseconds."""
-        return self.soma_voltage_mV.size
+    @classmethod
+    def from_spikes(
+        cls,
+        header: Header,
+        channel: ArrayLike,
+        time_ms: ArrayLike,
+        *,
+        spike_time_ms: ArrayLike,
+        voltage_mV: Mapping[str, ArrayLike],
+        amplitude: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
+        source: tuple[int, int] = (-1, -1),
+        split: str | None = None,
+    ) -> Trial:
+        """A trial from lists of input and output spikes.
+
+        Parameters
+        ----------
+        header : Header
+            Of the file that the trial is for.
+        channel, time_ms : array [E]
+            Channel and time of each input spike, in any order. A spike at t is in bin
+            floor(t / dt). Of several spikes on one channel in one bin one is kept; amplitudes are
+            added up.
+        spike_time_ms : array [S]
+            Output spikes.
+        voltage_mV : mapping of str to array [n_steps]
+            V(t) at the start of each bin, "soma" and whatever else ``header.voltages`` names.
+        amplitude, weight, source, split
+            As the attributes.
+
+        Raises
+        ------
+        UsageError
+            If channels and times differ in number, or a time or channel lies outside the trial.
+        """
+        channel, time_ms = np.asarray(channel), np.asarray(time_ms, np.float64)
+        if channel.shape != time_ms.shape or channel.ndim != 1:
+            raise UsageError(
+                f"{channel.shape} channels and {time_ms.shape} times of input spikes: expected "
+                "one time for each channel"
+            )
+        for what, values, end in (
+            ("channels", channel, header.n_inputs),
+            ("times in ms", time_ms, header.duration_ms),
+        ):
+            if values.size and not (values.min() >= 0 and values.max() < end):
+                raise UsageError(
+                    f"input spikes have {what} from {values.min():g} to {values.max():g}: expected "
+                    f"0 to below {end:g}"
+                )
+        bins = np.floor(time_ms / header.dt_ms + _NOISE).astype(np.int64)
+        key = np.minimum(bins, header.n_steps - 1) * header.n_inputs + channel.astype(np.int64)
+        places, first = np.unique(key, return_inverse=True)
+        rows, channels = np.divmod(places, header.n_inputs)
+        sizes = None
+        if amplitude is not None:
+            total = np.bincount(first, np.asarray(amplitude, np.float64), minlength=places.size)
+            sizes = total.astype(np.float32)
+        return cls(
+            channel=channels.astype(np.uint16),
+            row_ptr=np.searchsorted(rows, np.arange(header.n_steps + 1)),
+            spike_time_ms=np.sort(np.asarray(spike_time_ms, np.float64)),
+            voltage_mV={name: np.asarray(v, np.float32) for name, v in voltage_mV.items()},
+            amplitude=sizes,
+            weight=None if weight is None else np.asarray(weight, np.float32),
+            source=source,
+            split=split,
+        )
 
     def digest(self) -> bytes:
         """SHA-256 of the content; source, split and storage do not enter."""
-        parts = (
-            np.diff(self.row_ptr).astype("<u2"),
-            self.channel.astype("<u2"),
-            self.spike_time_ms.astype("<f4"),
-            self.spike_time_float16_ms.astype("<f4"),
-            self.soma_voltage_mV.astype("<f2"),
-            self.silenced.astype("<u2"),
-            np.array([self.exact_times], "|u1"),
-        )
         sha = hashlib.sha256()
-        for part in parts:
-            sha.update(part.size.to_bytes(8, "little"))
+        for name, part in self._content():
+            sha.update(f"{name} {part.size}\n".encode())
             sha.update(part.tobytes())
         return sha.digest()
 
-    def problems(self, n_inputs: int) -> list[str]:
+    def _content(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield "count", np.diff(self.row_ptr).astype("<u2")
+        yield "channel", self.channel.astype("<u2")
+        yield "spike_time_ms", self.spike_time_ms.astype("<f8")
+        for name in sorted(self.voltage_mV):
+            yield f"voltage/{name}", self.voltage_mV[name].astype("<f2")
+        for name in ("amplitude", "weight", "rounded_spike_time_ms"):
+            if (values := getattr(self, name)) is not None:
+                yield name, values.astype("<f4")
+        yield "silenced", self.silenced.astype("<u2")
+        yield "exact_times", np.array([self.exact_times], "|u1")
+
+    def reduced_to(self, header: Header) -> Trial:
+        """The trial without the voltages and rounded times that ``header`` does not name."""
+        voltages = {name: self.voltage_mV[name] for name in header.voltages}
+        rounded = self.rounded_spike_time_ms if header.rounded_times else None
+        return dataclasses.replace(self, voltage_mV=voltages, rounded_spike_time_ms=rounded)
+
+    def problems(self, header: Header) -> list[str]:
         """Every broken promise about the content, in words; empty for a sound trial."""
-        found = []
-        steps = self.n_steps
+        steps = header.n_steps
         counts = np.diff(self.row_ptr)
         if self.row_ptr.shape != (steps + 1,) or self.row_ptr[0] != 0 or (counts < 0).any():
             return [f"row_ptr must rise from 0 over {steps + 1} entries"]
         if self.row_ptr[-1] != self.channel.size:
             return [f"row_ptr ends at {self.row_ptr[-1]}, but there are {self.channel.size} events"]
-        if self.channel.size and int(self.channel.max()) >= n_inputs:
-            found.append(f"channel {self.channel.max()} is outside 0..{n_inputs - 1}")
+        found = []
+        if self.channel.size and int(self.channel.max()) >= header.n_inputs:
+            found.append(f"channel {self.channel.max()} is outside 0..{header.n_inputs - 1}")
         first_of_row = np.zeros(self.channel.size + 1, bool)
         first_of_row[self.row_ptr] = True
         ascending = np.diff(self.channel.astype(np.int64)) > 0
         if not (ascending | first_of_row[1:-1]).all():
-            found.append("channels are not ascending and unique within a millisecond")
-        if not np.isfinite(self.soma_voltage_mV).all():
-            bad = np.flatnonzero(~np.isfinite(self.soma_voltage_mV))
-            found.append(f"soma voltage is not finite at {bad.size} samples, first at {bad[0]} ms")
-        if self.spike_time_ms.shape != self.spike_time_float16_ms.shape:
-            found.append("exact and rounded spike times differ in number")
+            found.append("channels are not ascending and unique within a bin")
+        if not np.isin(self.silenced, self.channel[: self.row_ptr[1]]).all():
+            found.append("a silenced channel has no event in the first bin")
+        for name, values, promised, size in (
+            ("amplitude", self.amplitude, header.amplitudes, self.channel.size),
+            ("weight", self.weight, header.weights, header.n_inputs),
+        ):
+            if (values is not None) != promised:
+                found.append(f"{name} is {'missing' if promised else 'not announced'}")
+            elif values is not None and not (values.shape == (size,) and np.isfinite(values).all()):
+                found.append(f"{name} must be {size} finite numbers")
+        return [*found, *self._voltage_problems(header), *self._spike_problems(header)]
+
+    def _voltage_problems(self, header: Header) -> Iterator[str]:
+        if set(self.voltage_mV) != set(header.voltages):
+            yield f"voltages are {', '.join(self.voltage_mV)}, not {', '.join(header.voltages)}"
+        for name, voltage in self.voltage_mV.items():
+            if voltage.shape != (header.n_steps,):
+                yield f"{name} voltage has {voltage.size} samples, expected {header.n_steps}"
+                continue
+            with np.errstate(over="ignore"):
+                bad = np.flatnonzero(~np.isfinite(voltage.astype(np.float16)))
+            if bad.size:
+                first = bad[0] * header.dt_ms
+                yield f"{name} voltage is not finite at {bad.size} samples, first at {first:g} ms"
+
+    def _spike_problems(self, header: Header) -> Iterator[str]:
+        rounded = self.rounded_spike_time_ms
+        if (rounded is not None) != header.rounded_times:
+            yield f"rounded spike times are {'missing' if rounded is None else 'not announced'}"
+        elif rounded is not None and rounded.shape != self.spike_time_ms.shape:
+            yield "exact and rounded spike times differ in number"
+        sound = True
         for name, times in (
             ("output spike times", self.spike_time_ms),
-            ("rounded output spike times", self.spike_time_float16_ms),
+            ("rounded output spike times", np.zeros(0) if rounded is None else rounded),
         ):
-            # A rounded time may lie past the end: float16 rounds by up to 2 ms here.
             if not (np.isfinite(times).all() and (times >= 0).all()):
-                found.append(f"{name} must be finite and not negative")
+                yield f"{name} must be finite and not negative"
+                sound = False
             elif (np.diff(times) < 0).any():
-                found.append(f"{name} must not decrease")
-        if not found and (self.spike_time_ms > steps).any() and self.exact_times:
-            found.append(f"an output spike at {self.spike_time_ms.max()} ms lies past {steps} ms")
-        first_bin = self.channel[: self.row_ptr[1]] if steps else self.channel[:0]
-        if not np.isin(self.silenced, first_bin).all():
-            found.append("a silenced channel has no event in the first millisecond")
-        return found
+                yield f"{name} must not decrease"
+        # A rounded time may lie past the end: float16 rounds by up to 2 ms there.
+        if sound and self.exact_times and (self.spike_time_ms > header.duration_ms).any():
+            last = self.spike_time_ms.max()
+            yield f"an output spike at {last:g} ms lies past {header.duration_ms:g} ms"

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import numpy as np
 
 from surrogate.datasets.reader import Dataset
-from surrogate.datasets.trial import Trial
-from surrogate.datasets.writer import dataset_digest
 from surrogate.errors import DataError
 
 __all__ = ["validate"]
@@ -20,8 +18,8 @@ def validate(
 ) -> list[str]:
     """Read all of ``path`` and say, one line each, what is wrong; empty if nothing is.
 
-    Checks what opening checks, and for each trial its pointers, channels, voltage, spike times,
-    silenced synapses and digest, that no trial comes twice, and the digest of the whole.
+    Checks what opening checks, the digest of all tables among it, and for each trial its pointers,
+    channels, voltages, spike times, silenced synapses and digest, and that no trial comes twice.
 
     Parameters
     ----------
@@ -33,16 +31,11 @@ def validate(
     Raises
     ------
     DataError
-        If the file cannot be opened at all.
+        If the file cannot be opened at all, or its tables do not match its digest.
     """
     found: list[str] = []
     with Dataset(path) as data:
-        n_segments = len(data.segments["type"])
-        if data.n_inputs != 2 * n_segments:
-            found.append(f"{data.n_inputs} inputs, expected two for each of {n_segments} segments")
         digests = data.trial_digests
-        if dataset_digest(digests) != data.digest:
-            found.append("the digest of the file does not match those of its trials")
         seen: dict[bytes, int] = {}
         for index in range(len(data)):
             digest = digests[index].tobytes()
@@ -59,14 +52,11 @@ def _trial_problems(data: Dataset, index: int) -> list[str]:
         trial = data[index]
     except DataError as error:
         return [str(error).removeprefix(f"{data.path}: ").removeprefix(f"trial {index} ")]
-    found = trial.problems(data.n_inputs)
+    found = trial.problems(data.header)
     if trial.digest() != data.trial_digests[index].tobytes():
         found.append("its content does not match its digest")
-    if trial.exact_times and not _rounds_to_listed(trial):
-        found.append("exact output spike times do not round to the listed ones")
+    if trial.exact_times and trial.rounded_spike_time_ms is not None:
+        rounded = trial.spike_time_ms.astype(np.float16).astype(np.float32)
+        if not np.array_equal(rounded, trial.rounded_spike_time_ms):
+            found.append("exact output spike times do not round to the listed ones")
     return found
-
-
-def _rounds_to_listed(trial: Trial) -> bool:
-    rounded = trial.spike_time_ms.astype(np.float16).astype(np.float32)
-    return np.array_equal(rounded, trial.spike_time_float16_ms)

@@ -1,10 +1,10 @@
-"""Writing a data file trial by trial, in little memory."""
+"""Writing data files, trial by trial."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,20 +12,33 @@ from typing import Any
 import h5py
 import numpy as np
 
-from surrogate.datasets.layout import ARRAYS, CHUNK_EVENTS, FORMAT, SPLITS, VERSION
+from surrogate.datasets.content import dataset_digest
+from surrogate.datasets.header import Header
+from surrogate.datasets.layout import (
+    ARRAYS,
+    CHUNK_EVENTS,
+    FORMAT,
+    SPLITS,
+    STREAMED,
+    VERSION,
+    array_for,
+)
 from surrogate.datasets.sink import Sink
-from surrogate.datasets.trial import Header, Trial
+from surrogate.datasets.trial import Trial
+from surrogate.errors import DataError, UsageError
+from surrogate.files import atomic_path
 
-__all__ = ["DatasetWriter", "dataset_digest", "gaps_of"]
+__all__ = ["DatasetWriter", "gaps_of", "write"]
 
-_STREAMED = ("input/gap", "input/count", "soma_voltage_mV")
+#: Tables of up to this many bytes are stored as they are.
+_SMALL_TABLE = 2048
 
 
 def gaps_of(channel: np.ndarray, row_ptr: np.ndarray) -> np.ndarray:
-    """Channels as differences to the channel before within each millisecond, uint16.
+    """Channels as differences to the channel before within each bin, uint16.
 
-    The first of a millisecond is the channel itself. Gaps are small where channels are spread
-    evenly, so that deflate packs an event in 1.00 bytes instead of 1.18.
+    The first of a bin is the channel itself. Gaps are small where channels are spread evenly, so
+    that deflate packs an event in 1.00 bytes instead of 1.18.
     """
     gap = np.diff(channel.astype(np.int32), prepend=0)
     first = row_ptr[:-1][np.diff(row_ptr) > 0]
@@ -33,9 +46,35 @@ def gaps_of(channel: np.ndarray, row_ptr: np.ndarray) -> np.ndarray:
     return gap.astype(np.uint16)
 
 
-def dataset_digest(trial_digests: np.ndarray) -> str:
-    """SHA-256, in hexadecimal, over the trials' digests (uint8 [trials, 32]) in their order."""
-    return hashlib.sha256(trial_digests.tobytes()).hexdigest()
+def write(
+    path: str | os.PathLike[str],
+    header: Header,
+    trials: Iterable[Trial],
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a data file of any neuron, all or nothing.
+
+    Parameters
+    ----------
+    path : path
+        The file; one that is there is replaced when the new one is complete.
+    header : Header
+    trials : iterable of Trial
+        See :meth:`Trial.from_spikes`; one at a time is held in memory.
+    provenance : mapping, optional
+        Where the trials come from, for the reader; anything that JSON can hold.
+
+    Raises
+    ------
+    DataError
+        If a trial breaks a promise of the format or the file cannot be written.
+    UsageError
+        If there is no trial, or some have a split and some have none.
+    """
+    with atomic_path(path) as aside, DatasetWriter(aside, header) as writer:
+        for trial in trials:
+            writer.append(trial)
+        writer.finish(provenance or {})
 
 
 class DatasetWriter:
@@ -52,38 +91,39 @@ class DatasetWriter:
     """
 
     def __init__(self, path: Path, header: Header, *, compression: int = 4) -> None:
+        self.header = header
+        self._packed = {"shuffle": True, "compression": "gzip", "compression_opts": compression}
+        self._splits: list[str | None] = []
         self._columns: dict[str, list[Any]] = {
-            name: [] for name in ARRAYS if name not in _STREAMED and not name.startswith("segment/")
+            name: [] for name in ARRAYS if name.startswith(("input/", "output/", "trial/"))
         }
+        for name in (*STREAMED, "trial/split"):
+            del self._columns[name]
         # The newer layout indexes chunks in fewer bytes and lets an attribute pass 64 kB.
         self._sink = Sink(path)
         self._file = h5py.File(self._sink, "w", libver=("v110", "v110"))
         self._file.attrs.update(
-            format=np.bytes_(FORMAT),
-            version=VERSION,
-            n_steps=header.n_steps,
-            n_inputs=header.n_inputs,
-            n_excitatory=header.n_excitatory,
-            dt_ms=1.0,
+            format=np.bytes_(FORMAT), version=VERSION, n_steps=header.n_steps, dt_ms=header.dt_ms
         )
-        for name, chunks in (
-            ("input/gap", (CHUNK_EVENTS,)),
-            ("input/count", (1, header.n_steps)),
-            ("soma_voltage_mV", (1, header.n_steps)),
-        ):
+        steps, inputs = header.n_steps, header.n_inputs
+        chunks: dict[str, tuple[int, ...]] = {
+            "input/gap": (CHUNK_EVENTS,),
+            "input/count": (1, steps),
+            **{f"voltage/{name}": (1, steps) for name in header.voltages},
+        }
+        if header.amplitudes:
+            chunks["input/amplitude"] = (CHUNK_EVENTS,)
+        if header.weights:
+            chunks["input/weight"] = (1, inputs)
+        for name, shape in chunks.items():
             self._file.create_dataset(
                 name,
-                shape=(0, *chunks[1:]),
-                maxshape=(None, *chunks[1:]),
-                chunks=chunks,
-                dtype=ARRAYS[name].dtype,
-                shuffle=True,
-                compression="gzip",
-                compression_opts=compression,
+                shape=(0, *shape[1:]),
+                maxshape=(None, *shape[1:]),
+                chunks=shape,
+                dtype=array_for(name).dtype,
+                **self._packed,
             )
-        for name, column in header.segments.items():
-            key = f"segment/{name}"
-            self._file[key] = np.asarray(column).astype(ARRAYS[key].dtype)
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -101,47 +141,90 @@ class DatasetWriter:
         if error is None:
             self._sink.check()
 
-    def append(self, trial: Trial) -> bytes:
-        """Add one trial, whose events and voltage go to disk at once; its digest."""
+    def append(self, trial: Trial, name: str | None = None) -> bytes:
+        """Add one trial, whose events and voltages go to disk at once; its digest.
+
+        Parameters
+        ----------
+        trial : Trial
+        name : str, optional
+            What errors call it; by default ``trial`` and its number.
+
+        Raises
+        ------
+        DataError
+            If the trial breaks a promise of the format or does not fit the header.
+        """
+        if problems := trial.problems(self.header):
+            name = name or f"trial {len(self._splits)}"
+            raise DataError(f"{name}: {problems[0]}; get or make the data again")
         digest = trial.digest()
         self._extend("input/gap", gaps_of(trial.channel, trial.row_ptr))
         self._extend("input/count", np.diff(trial.row_ptr)[None])
-        self._extend("soma_voltage_mV", trial.soma_voltage_mV[None])
+        for voltage in self.header.voltages:
+            self._extend(f"voltage/{voltage}", trial.voltage_mV[voltage][None])
+        if trial.amplitude is not None:
+            self._extend("input/amplitude", trial.amplitude)
+        if trial.weight is not None:
+            self._extend("input/weight", trial.weight[None])
         add = self._columns
         add["input/trial_ptr"].append(trial.channel.size)
         add["input/silenced"].append(trial.silenced)
         add["input/silenced_ptr"].append(trial.silenced.size)
         add["output/spike_time_ms"].append(trial.spike_time_ms)
-        add["output/spike_time_ms_float16_rounded"].append(trial.spike_time_float16_ms)
+        if trial.rounded_spike_time_ms is not None:
+            add["output/rounded_spike_time_ms"].append(trial.rounded_spike_time_ms)
         add["output/trial_ptr"].append(trial.spike_time_ms.size)
         add["trial/source"].append(trial.source)
         add["trial/digest"].append(np.frombuffer(digest, np.uint8))
         add["trial/exact_times"].append(trial.exact_times)
-        add["trial/split"].append((trial.split or "").encode())
+        self._splits.append(trial.split)
         self._sink.check()
         return digest
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write the tables, the digest and ``provenance``; without it the file does not open."""
-        splits = self._columns.pop("trial/split")
-        if any(splits):
-            if not set(splits) <= {split.encode() for split in SPLITS}:
-                raise ValueError("either every trial has a split or none has")
-            self._file["trial/split"] = np.array(splits, ARRAYS["trial/split"].dtype)
-        n_trials = len(splits)
-        for name, values in self._columns.items():
-            dtype = ARRAYS[name].dtype
+        """Write the tables, the digest and ``provenance``; without it the file does not open.
+
+        Raises
+        ------
+        UsageError
+            If there is no trial, or some have a split and some have none.
+        """
+        if not self._splits:
+            raise UsageError("no trial to write: expected at least one")
+        tables = self._tables()
+        for name, table in tables.items():
+            # Chunks of their own would make a small table larger.
+            options = self._packed if table.nbytes > _SMALL_TABLE else {}
+            self._file.create_dataset(name, data=table, **options)
+        self._file.attrs["n_trials"] = len(self._splits)
+        digest = dataset_digest(self.header.n_steps, self.header.dt_ms, tables)
+        self._file.attrs["digest"] = np.bytes_(digest)
+        self._file.attrs["provenance"] = np.bytes_(json.dumps(provenance, sort_keys=True))
+
+    def _tables(self) -> dict[str, np.ndarray]:
+        """Every array that is not streamed, in its type."""
+        columns = dict(self._columns)
+        if any(self._splits):
+            if not set(self._splits) <= set(SPLITS):
+                raise UsageError("either every trial has a split, train, valid or test, or none")
+            columns["trial/split"] = [str(split).encode() for split in self._splits]
+        if not any(columns["input/silenced_ptr"]):
+            del columns["input/silenced"], columns["input/silenced_ptr"]
+        if not self.header.rounded_times:
+            del columns["output/rounded_spike_time_ms"]
+        if all(columns["trial/exact_times"]):
+            del columns["trial/exact_times"]
+        tables = self.header.tables()
+        for name, values in columns.items():
             if name.endswith("_ptr"):
                 column = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
             elif name.startswith("trial/"):
                 column = np.array(values)
             else:
-                column = np.concatenate([np.zeros(0, dtype), *values])
-            self._file[name] = column.astype(dtype)
-        self._file.attrs["n_trials"] = n_trials
-        digest = dataset_digest(self._file["trial/digest"][:])
-        self._file.attrs["digest"] = np.bytes_(digest)
-        self._file.attrs["provenance"] = np.bytes_(json.dumps(provenance, sort_keys=True))
+                column = np.concatenate(values)
+            tables[name] = column.astype(ARRAYS[name].dtype)
+        return tables
 
     def _extend(self, name: str, rows: np.ndarray) -> None:
         dataset = self._file[name]

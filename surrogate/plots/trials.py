@@ -13,12 +13,16 @@ from surrogate.files import atomic_path
 
 __all__ = ["plot_trial", "save_figure"]
 
-_EXCITATORY, _INHIBITORY, _SOMA, _SPIKE = "#c1440e", "#2b5c8a", "#222222", "#0a7d4f"
+_GROUPS = ("#c1440e", "#2b5c8a", "#8a6d1f", "#6a3d8f", "#2f7f7b")
+_VOLTAGES = ("#222222", "#b0518f", "#5f8f2b")
+_SPIKE = "#0a7d4f"
 _RATE_WINDOW_MS = 20
 
 
-def plot_trial(data: Dataset, trial: int, start: int = 0, stop: int | None = None) -> Figure:
-    """Input raster, input rates, soma voltage and output spikes of ``start..stop`` ms.
+def plot_trial(
+    data: Dataset, trial: int, start_ms: float = 0, stop_ms: float | None = None
+) -> Figure:
+    """Input raster, input rates, voltages and output spikes of a stretch of a trial.
 
     Parameters
     ----------
@@ -26,51 +30,57 @@ def plot_trial(data: Dataset, trial: int, start: int = 0, stop: int | None = Non
         An open data file.
     trial : int
         Number of the trial.
-    start, stop : int
-        In ms; ``stop`` defaults to the end of the trial.
+    start_ms, stop_ms : float
+        The stretch; by default the whole trial.
 
     Raises
     ------
     UsageError
         If there is no such trial or stretch of it.
     """
-    stop = data.n_steps if stop is None else stop
+    dt, duration = data.dt_ms, data.header.duration_ms
+    stop_ms = duration if stop_ms is None else stop_ms
     if not 0 <= trial < len(data):
         raise UsageError(f"no trial {trial} in {data.path}; expected 0..{len(data) - 1}")
+    start, stop = data.bins(start_ms), data.bins(stop_ms)
     if not 0 <= start < stop <= data.n_steps:
         raise UsageError(
-            f"no stretch {start}..{stop} ms; expected 0 <= start < stop <= {data.n_steps}"
+            f"no stretch {start_ms:g}..{stop_ms:g} ms; expected 0 <= start < stop <= {duration:g}"
         )
     shown = data[trial]
     rows = np.repeat(np.arange(data.n_steps), np.diff(shown.row_ptr))
     inside = (rows >= start) & (rows < stop)
-    time, channel = rows[inside], shown.channel[inside]
-    excitatory = channel < data.n_excitatory
+    bins, channel = rows[inside], shown.channel[inside]
+    time = np.arange(start, stop) * dt
 
     figure = Figure(figsize=(10, 7), layout="constrained")
-    raster, rate, soma = figure.subplots(3, 1, sharex=True, height_ratios=(4, 1.3, 2))
-    for mask, color, label, row in (
-        (excitatory, _EXCITATORY, "excitatory", 0),
-        (~excitatory, _INHIBITORY, "inhibitory", data.n_excitatory),
-    ):
-        n_synapses = data.n_excitatory if row == 0 else data.n_inputs - data.n_excitatory
+    raster, rate, voltage = figure.subplots(3, 1, sharex=True, height_ratios=(4, 1.3, 2))
+    for index, (group, of) in enumerate(data.channels.slices.items()):
+        mask = (channel >= of.start) & (channel < of.stop)
+        size, color = of.stop - of.start, _GROUPS[index % len(_GROUPS)]
         # Tens of thousands of dots would make a vector graphic unusable.
-        raster.plot(time[mask], channel[mask], ",", color=color, rasterized=True)
+        raster.plot(bins[mask] * dt, channel[mask], ",", color=color, rasterized=True)
+        mean = mask.sum() / size / ((stop - start) * dt) * 1e3
         rate.plot(
-            np.arange(start, stop),
-            _rate_hz(time[mask] - start, stop - start, n_synapses),
+            time,
+            _rate_hz(bins[mask] - start, stop - start, size, dt),
             color=color,
             linewidth=0.8,
-            label=f"{label} ({mask.sum() / n_synapses / (stop - start) * 1e3:.1f} Hz per synapse)",
+            label=f"{group} ({mean:.1f} Hz per synapse)",
         )
     raster.set(ylabel="input channel", ylim=(0, data.n_inputs))
     # Room for the legend above the curves.
     rate.set(ylabel="input rate (Hz)", ylim=(0, 1.4 * rate.get_ylim()[1]))
     rate.legend(loc="upper right", fontsize="small", ncols=2, frameon=False)
-    soma.plot(np.arange(start, stop), shown.soma_voltage_mV[start:stop], color=_SOMA, linewidth=0.8)
-    spikes = shown.spike_time_ms[(shown.spike_time_ms >= start) & (shown.spike_time_ms < stop)]
-    soma.plot(spikes, np.full(spikes.size, 30.0), "|", color=_SPIKE, markersize=12)
-    soma.set(ylabel="soma voltage (mV)", xlabel="time (ms)", xlim=(start, stop))
+    for index, (name, values) in enumerate(shown.voltage_mV.items()):
+        color = _VOLTAGES[index % len(_VOLTAGES)]
+        voltage.plot(time, values[start:stop], color=color, linewidth=0.8, label=name)
+    if len(shown.voltage_mV) > 1:
+        voltage.legend(loc="upper right", fontsize="small", frameon=False)
+    spikes = shown.spike_time_ms
+    spikes = spikes[(spikes >= start_ms) & (spikes < stop_ms)]
+    voltage.plot(spikes, np.full(spikes.size, 30.0), "|", color=_SPIKE, markersize=12)
+    voltage.set(ylabel="voltage (mV)", xlabel="time (ms)", xlim=(start_ms, stop_ms))
     seed, index = shown.source
     figure.suptitle(
         f"trial {trial} (run {seed}, number {index}): {channel.size:,} input events, "
@@ -79,12 +89,12 @@ def plot_trial(data: Dataset, trial: int, start: int = 0, stop: int | None = Non
     return figure
 
 
-def _rate_hz(time: np.ndarray, steps: int, n_synapses: int) -> np.ndarray:
+def _rate_hz(bins: np.ndarray, steps: int, n_synapses: int, dt_ms: float) -> np.ndarray:
     """Rate per synapse in Hz, over a sliding window of 20 ms."""
-    counts = np.bincount(time, minlength=steps)
-    width = min(_RATE_WINDOW_MS, steps)
+    counts = np.bincount(bins, minlength=steps)
+    width = min(max(1, round(_RATE_WINDOW_MS / dt_ms)), steps)
     window = np.ones(width)
-    covered = np.convolve(np.ones(steps), window, "same")
+    covered = np.convolve(np.ones(steps), window, "same") * dt_ms
     return np.convolve(counts, window, "same") / covered / n_synapses * 1e3
 
 

@@ -93,7 +93,7 @@ def _card(trainer: Trainer) -> ModelCard:
     return ModelCard.for_spec(
         trainer.stack.spec,
         dt_ms=dataset.dt_ms,
-        n_excitatory=dataset.n_excitatory,
+        n_excitatory=dataset.channels.groups[0].size,
         segments={name: _plain(column) for name, column in dataset.segments.items()},
         resting_voltage_mv=float(resting),
         input_rate_hz=trainer.input_rate_hz,

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogate.channels import Channels
 from surrogate.datasets import Dataset
 from surrogate.model.stack import RecurrentStack
 from surrogate.training.recipe import SHORTEST_MEMORY_MS, Recipe
@@ -36,7 +37,7 @@ def initialise(
     stack.reset_parameters(generator)
     weight = stack.get_parameter("layers.0.weight_ih_l0")
     if recipe.sign_aware_init:
-        _oppose_inhibition(weight, dataset.n_excitatory, generator)
+        _oppose_inhibition(weight, dataset.channels, generator)
     weight.mul_(recipe.input_gain)
     if recipe.memory_ms:
         _make_leaky(stack, recipe.memory_ms, generator)
@@ -48,17 +49,21 @@ def initialise(
         stack.get_parameter("head.bias")[0] = math.log(rate / (1 - rate))
 
 
-def _oppose_inhibition(weight: Tensor, n_excitatory: int, generator: torch.Generator) -> None:
-    """One size and sign per gate unit and kind of synapse, opposite for the two kinds.
+def _oppose_inhibition(weight: Tensor, channels: Channels, generator: torch.Generator) -> None:
+    """One size per gate unit and group of synapses, of the group's sign or of its opposite.
 
-    Sizes are uniform up to Xavier's bound; which kind is positive is drawn for each gate unit.
+    Sizes are uniform up to Xavier's bound; which sign is positive is drawn for each gate unit. A
+    group whose sign is not known keeps its weights.
     """
-    rows, channels = weight.shape
-    bound = math.sqrt(6 / (rows + channels))
-    sizes = bound * torch.rand(rows, 2, generator=generator)
+    rows = len(weight)
+    bound = math.sqrt(6 / (rows + channels.size))
+    sizes = bound * torch.rand(rows, len(channels.groups), generator=generator)
     orientation = torch.randint(0, 2, (rows, 1), generator=generator) * 2 - 1
-    weight[:, :n_excitatory] = orientation * sizes[:, :1]
-    weight[:, n_excitatory:] = -orientation * sizes[:, 1:]
+    for index, (group, of) in enumerate(
+        zip(channels.groups, channels.slices.values(), strict=True)
+    ):
+        if group.sign:
+            weight[:, of] = group.sign * orientation * sizes[:, index : index + 1]
 
 
 def _make_leaky(stack: RecurrentStack, memory_ms: float, generator: torch.Generator) -> None:

@@ -77,7 +77,7 @@ class Reading:
     batch : Batch
         Its events as the network will see them.
     rates_hz : dict of str to (float, float)
-        Lowest and highest mean input rate per synapse among its windows, by kind of synapse.
+        Lowest and highest mean input rate per synapse among its windows, by group of channels.
     """
 
     batch: Batch
@@ -284,28 +284,24 @@ class Trainer:
         if recipe.event_drop or recipe.segment_jitter:
             # A generator of its own for each step, so that a resumed run draws the same.
             rng = np.random.default_rng([self.config.seed, 1, step])
-            excitatory = self.dataset.n_excitatory
-            groups = (excitatory, self.dataset.n_inputs - excitatory)
             seen = jitter_events(
-                batch.events, rng, recipe.event_drop, recipe.segment_jitter, groups
+                batch.events,
+                rng,
+                recipe.event_drop,
+                recipe.segment_jitter,
+                self.dataset.channels,
             )
             batch = Batch(seen, batch.spikes, batch.voltage)
         return Reading(batch, rates)
 
     def _input_rates(self, events: SpikeEvents) -> dict[str, tuple[float, float]]:
-        excitatory = self.dataset.n_excitatory
+        channels = self.dataset.channels
         channel, ends = events.channel.numpy(), events.row_ptr[:: events.steps].numpy()
-        of_excitatory = np.array(
-            [np.count_nonzero(channel[i:j] < excitatory) for i, j in itertools.pairwise(ends)]
-        )
+        counts = np.array([channels.count(channel[i:j]) for i, j in itertools.pairwise(ends)])
         found = {}
-        for name, counts, synapses in (
-            ("excitatory", of_excitatory, excitatory),
-            ("inhibitory", np.diff(ends) - of_excitatory, self.dataset.n_inputs - excitatory),
-        ):
-            if synapses:
-                rates = counts / (synapses * events.steps * self.dataset.dt_ms / 1000)
-                found[name] = float(rates.min()), float(rates.max())
+        for group, of_group in zip(channels.groups, counts.T, strict=True):
+            rates = of_group / (group.size * events.steps * self.dataset.dt_ms / 1000)
+            found[group.name] = float(rates.min()), float(rates.max())
         return found
 
     def prepare_step(self, reading: Reading) -> None:

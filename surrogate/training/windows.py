@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogate.channels import Channels
 from surrogate.datasets import Dataset
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
@@ -142,7 +143,7 @@ def jitter_events(
     rng: np.random.Generator,
     drop: float,
     segment_jitter: float,
-    synapse_groups: tuple[int, int],
+    channels: Channels,
 ) -> SpikeEvents:
     """Vary the input slightly, so that the neuron's response would hardly change.
 
@@ -153,17 +154,18 @@ def jitter_events(
     drop : float
         Probability that a spike is left out.
     segment_jitter : float
-        Probability that a spike moves to the next segment, up or down the segment table. Spikes
-        that meet on one channel in one bin become one.
-    synapse_groups : (int, int)
-        Number of excitatory and of inhibitory channels; no spike changes its kind.
+        Probability that a spike moves to the next channel of its group, up or down. Spikes that
+        meet on one channel in one bin become one. Only where the channels have a place on the
+        dendrite: elsewhere neighbours have nothing in common.
+    channels : Channels
+        Of the neuron; no spike leaves its group.
 
     Returns
     -------
     SpikeEvents
         May share memory with ``events`` where nothing changed.
     """
-    excitatory, width = synapse_groups[0], sum(synapse_groups)
+    width = channels.size
     channel, row_ptr = events.channel.numpy(), events.row_ptr.numpy()
     if drop:
         kept = rng.random(channel.size, dtype=np.float32) >= drop
@@ -171,9 +173,7 @@ def jitter_events(
     if segment_jitter:
         draw = rng.random(channel.size, dtype=np.float32)
         up, down = draw < segment_jitter / 2, draw > 1 - segment_jitter / 2
-        moved = channel + up.astype(np.int16) - down.astype(np.int16)
-        beyond = (moved < 0) | (moved >= width) | ((moved < excitatory) != (channel < excitatory))
-        np.copyto(moved, channel, where=beyond)
+        moved = _neighbours(channels)[1 + up.astype(np.int8) - down, channel]
         # The list is almost sorted already, which makes a merge sort fast.
         rows = np.arange(row_ptr.size - 1, dtype=np.int32 if row_ptr.size * width < 2**31 else int)
         base = np.repeat(rows * width, np.diff(row_ptr))
@@ -184,6 +184,17 @@ def jitter_events(
     return SpikeEvents(
         torch.from_numpy(channel), torch.from_numpy(row_ptr), events.batch, events.steps
     )
+
+
+def _neighbours(channels: Channels) -> NDArray[np.int16]:
+    """The channel before, the channel itself and the one after it in its group, [3, channels]."""
+    own = np.arange(channels.size, dtype=np.int16)
+    before, after = own.copy(), own.copy()
+    for group, of in zip(channels.groups, channels.slices.values(), strict=True):
+        if group.segments is not None:
+            before[of.start + 1 : of.stop] -= 1
+            after[of.start : of.stop - 1] += 1
+    return np.stack([before, own, after])
 
 
 def _pointers(kept: NDArray[np.bool_], row_ptr: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -48,6 +48,7 @@ def test_convert_prints_one_object_and_writes_the_file(
         "n_output_spikes": 9,
         "n_silenced": 0,
         "inexact_trials": [],
+        "left_out": [],
         "split_sizes": {"train": 1, "valid": 1, "test": 1},
         "digest": datasets.open(out).digest,
     }
@@ -129,7 +130,10 @@ def test_info_has_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> Non
     documented = CliRunner().invoke(data, ["info", "--help"]).output
     listed = documented.split("one object:")[1].split(".")[0]
     assert [key.strip() for key in listed.split(",")] == list(found)
-    assert found["n_inputs"] == 1278
+    assert [(group["name"], group["size"]) for group in found["groups"]] == [
+        ("excitatory", 639),
+        ("inhibitory", 639),
+    ]
     assert found["silenced_synapses_per_trial"] == pytest.approx(7, abs=1)
 
 
@@ -145,7 +149,7 @@ def test_validate_exits_with_1_and_names_what_is_wrong(
     path = Path(shutil.copy(toy_data, tmp_path / "bad.h5"))
     assert run(capsys, "validate", path)[0] == 0
     with h5py.File(path, "r+") as file:
-        file["soma_voltage_mV"][3, 7] = np.inf
+        file["voltage/soma"][3, 7] = np.inf
     code, printed, _ = run(capsys, "validate", path)
     assert code == 1
     assert f"{path}: trial 3: soma voltage is not finite at 1 samples, first at 7 ms" in printed

@@ -129,33 +129,24 @@ def test_each_selection_and_legacy_labels_train_from_the_command_line(
 def test_a_single_validation_trial_even_a_silent_one_ends_in_a_model(
     silent, toy_data, tmp_path
 ) -> None:
-    from surrogate.datasets.writer import DatasetWriter
-
     path = tmp_path / "one valid.h5"
-    with surrogate.datasets.open(toy_data) as data, DatasetWriter(path, data.header) as writer:
-        writer.append(data[0])
+    with surrogate.datasets.open(toy_data) as data:
         valid = dataclasses.replace(data[1], split="valid")
         if silent:
-            none = np.zeros(0, np.float32)
-            valid = dataclasses.replace(valid, spike_time_ms=none, spike_time_float16_ms=none)
-        writer.append(valid)
-        writer.finish({})
+            none = np.zeros(0)
+            valid = dataclasses.replace(valid, spike_time_ms=none, rounded_spike_time_ms=none)
+        surrogate.datasets.write(path, data.header, [data[0], valid])
     result = _run("train", "--data", path, "--out", tmp_path / "run", "--epochs", "1", *SMALL)
     assert result.exit_code == 0, result.stderr
     assert (surrogate.load(tmp_path / "run" / "model.h5").card.spike_rule is None) == silent
 
 
 def test_a_neuron_without_inhibitory_synapses_can_be_trained(toy_data, tmp_path) -> None:
-    from surrogate.datasets.trial import Header
-    from surrogate.datasets.writer import DatasetWriter
-
     path = tmp_path / "excitatory.h5"
     with surrogate.datasets.open(toy_data) as data:
-        segments = {name: np.concatenate([column] * 2) for name, column in data.segments.items()}
-        with DatasetWriter(path, Header(400, 20, 20, segments)) as writer:
-            for trial in data:
-                writer.append(trial)
-            writer.finish({})
+        channels = surrogate.datasets.Channels.of(excitatory=20)
+        header = dataclasses.replace(data.header, channels=channels, segments={})
+        surrogate.datasets.write(path, header, data)
     arguments = ["--data", path, "--out", tmp_path / "run", "--epochs", "1", "--no-plots"]
     result = _run("train", *arguments, *SMALL)
     assert result.exit_code == 0, result.stderr
@@ -163,12 +154,10 @@ def test_a_neuron_without_inhibitory_synapses_can_be_trained(toy_data, tmp_path)
 
 
 def test_data_without_a_split_are_refused_with_the_cure(toy_data, tmp_path) -> None:
-    from surrogate.datasets.writer import DatasetWriter
-
     path = tmp_path / "no split.h5"
-    with surrogate.datasets.open(toy_data) as data, DatasetWriter(path, data.header) as writer:
-        writer.append(dataclasses.replace(data[0], split=None))
-        writer.finish({})
+    with surrogate.datasets.open(toy_data) as data:
+        trial = dataclasses.replace(data[0], split=None)
+        surrogate.datasets.write(path, data.header, [trial])
     result = _run("train", "--data", path, "--out", tmp_path / "run", *SMALL)
     assert result.exit_code == 2
     assert "convert it again with --split-fractions" in result.stderr

@@ -75,11 +75,44 @@ def test_the_genuine_pickle_and_its_hdf5_twin_convert_to_equal_data(
         for index in range(2):
             assert one[index].source == all_of_run[index].source
             for field in dataclasses.fields(datasets.Trial):
-                np.testing.assert_array_equal(
+                np.testing.assert_equal(
                     getattr(one[index], field.name), getattr(all_of_run[index], field.name)
                 )
-        for column, values in one.segments.items():
-            np.testing.assert_array_equal(values, all_of_run.segments[column])
+        assert one.header.difference(all_of_run.header) is None
+
+
+def test_synaptic_weights_and_the_nexus_voltage_are_converted(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    convert([shared_data / "l5pc-graded.h5"], tmp_path / "graded.h5")
+    assert validate(tmp_path / "graded.h5") == []
+    with (
+        h5py.File(shared_data / "l5pc-graded.h5") as given,
+        datasets.open(tmp_path / "graded.h5") as data,
+    ):
+        assert data.header.weights
+        np.testing.assert_array_equal(data[3].weight, given["input/weight"][3])
+        np.testing.assert_array_equal(data[3].voltage_mV["nexus"], given["nexus_voltage_mV"][3])
+        with pytest.raises(UsageError, match="networks take spikes of one size"):
+            data.events([0], [0], 10)
+
+
+def test_what_not_all_sources_have_is_left_out_and_named(toy_data: Path, tmp_path: Path) -> None:
+    with datasets.open(toy_data) as data:
+        first, second = data[0], data[1]
+        header = dataclasses.replace(data.header, rounded_times=False, voltages=("soma", "nexus"))
+        both = dataclasses.replace(
+            second.reduced_to(dataclasses.replace(header, voltages=("soma",))),
+            voltage_mV={**second.voltage_mV, "nexus": second.voltage_mV["soma"]},
+        )
+        datasets.write(tmp_path / "one.h5", data.header, [first])
+        datasets.write(tmp_path / "two.h5", header, [both])
+    done = convert([tmp_path / "two.h5", tmp_path / "one.h5"], tmp_path / "all.h5")
+    assert done.left_out == ["nexus voltage", "rounded spike times"]
+    with datasets.open(tmp_path / "all.h5") as data:
+        assert data.header.voltages == ("soma",)
+        assert not data.header.rounded_times
+        np.testing.assert_array_equal(data[1].spike_time_ms, first.spike_time_ms)
 
 
 def test_an_interrupted_conversion_goes_on_where_it_stopped(
@@ -350,7 +383,7 @@ def test_the_sink_reads_back_what_could_not_be_written(tmp_path: Path) -> None:
 def test_the_file_needs_nothing_but_standard_filters(pickles: list[Path], tmp_path: Path) -> None:
     convert(pickles, tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as file:
-        found = {file[name].compression for name in ("input/gap", "input/count", "soma_voltage_mV")}
+        found = {file[name].compression for name in ("input/gap", "input/count", "voltage/soma")}
     assert found == {"gzip"}
 
 

@@ -75,7 +75,7 @@ def test_every_python_s_pickle_gives_the_same_trials(
     for trial, given in zip(trials, source, strict=True):
         assert trial.exact_times
         assert trial.spike_time_ms.tolist() == [401 / 8, 1203 / 8, 2001 / 8]
-        np.testing.assert_array_equal(trial.soma_voltage_mV, given["somaVoltageLowRes"])
+        np.testing.assert_array_equal(trial.voltage_mV["soma"], given["somaVoltageLowRes"])
         expected = {
             (int(t), int(s)) for s, times in given["exInputSpikeTimes"].items() for t in times
         }
@@ -84,7 +84,7 @@ def test_every_python_s_pickle_gives_the_same_trials(
         }
         rows = np.repeat(np.arange(300), np.diff(trial.row_ptr))
         assert list(zip(rows.tolist(), trial.channel.tolist(), strict=True)) == sorted(expected)
-        assert trial.problems(8) == []
+        assert trial.problems(open_source(tmp_path / "p").header) == []
         assert 2 not in trial.channel
     assert [trial.source for trial in trials] == [(77, 0), (77, 1), (77, 2)]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from surrogate import datasets
+from surrogate.channels import ChannelGroup, Channels
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
 from surrogate.training.windows import jitter_events, plan_windows, read_batch
@@ -68,9 +69,8 @@ def test_a_batch_holds_the_windows_of_the_plan(toy_data) -> None:
         for row in range(3):
             trial, start = int(plan.trial[2 + row]), int(plan.start[2 + row])
             whole = data[trial]
-            assert np.array_equal(
-                batch.voltage[row].numpy(), whole.soma_voltage_mV[start : start + 100]
-            )
+            soma = whole.voltage_mV["soma"][start : start + 100]
+            assert np.array_equal(batch.voltage[row].numpy(), soma)
             events = whole.channel[whole.row_ptr[start] : whole.row_ptr[start + 100]]
             ours = batch.events.slice_steps(0, 100)
             ptr = ours.row_ptr[row * 100], ours.row_ptr[(row + 1) * 100]
@@ -89,10 +89,14 @@ def _events(rows: int, inputs: int, rate: float) -> SpikeEvents:
     return SpikeEvents.from_dense(torch.rand(2, rows, inputs, generator=generator) < rate)
 
 
+def _placed(*sizes: int) -> Channels:
+    return Channels([ChannelGroup(f"{n}", n, segments=range(n)) for n in sizes])
+
+
 @pytest.mark.parametrize(("drop", "jitter"), [(0.0, 0.5), (0.3, 0.0), (0.2, 1.0)])
 def test_jitter_keeps_time_and_kind_of_spikes_and_the_format(drop, jitter) -> None:
     events = _events(200, 30, 0.05)
-    varied = jitter_events(events, np.random.default_rng(0), drop, jitter, (18, 12))
+    varied = jitter_events(events, np.random.default_rng(0), drop, jitter, _placed(18, 12))
     varied.validate(30)
     before, after = events.to_dense(30), varied.to_dense(30)
     for kind in (slice(0, 18), slice(18, 30)):
@@ -105,8 +109,17 @@ def test_segment_jitter_moves_the_stated_share_by_one_segment() -> None:
     # One spike per bin, so that none can meet another.
     channel = torch.full((4000,), 7, dtype=torch.int16)
     events = SpikeEvents(channel, torch.arange(4001, dtype=torch.int32), 1, 4000)
-    varied = jitter_events(events, np.random.default_rng(0), 0.0, 0.4, (10, 10))
+    varied = jitter_events(events, np.random.default_rng(0), 0.0, 0.4, _placed(10, 11))
     moved = varied.channel.numpy().astype(int) - 7
     assert set(moved) == {-1, 0, 1}
     assert np.mean(moved != 0) == pytest.approx(0.4, abs=0.03)
     assert np.mean(moved) == pytest.approx(0.0, abs=0.03)
+
+
+def test_only_channels_with_a_place_are_jittered() -> None:
+    events = _events(400, 20, 0.1)
+    channels = Channels([ChannelGroup("a", 8), ChannelGroup("b", 12, segments=range(12))])
+    varied = jitter_events(events, np.random.default_rng(0), 0.0, 1.0, channels)
+    before, after = events.to_dense(20), varied.to_dense(20)
+    assert (before[..., :8] == after[..., :8]).all()
+    assert (before[..., 8:] != after[..., 8:]).any()

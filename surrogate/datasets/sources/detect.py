@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import h5py
 
+from surrogate.datasets.header import Header
 from surrogate.datasets.layout import FORMAT
 from surrogate.datasets.reader import Dataset
 from surrogate.datasets.sources.l5pc_hdf5 import L5PC_FORMAT, L5pcFile
@@ -19,7 +20,7 @@ from surrogate.datasets.sources.l5pc_pickle import (
     open_compressed,
 )
 from surrogate.datasets.storage import attribute, open_hdf5, reading
-from surrogate.datasets.trial import Header, Trial
+from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 

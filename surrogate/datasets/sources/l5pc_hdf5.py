@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from surrogate.datasets.layout import MAX_INPUTS, MAX_STEPS, MAX_TRIALS, Array
+from surrogate.channels import MAX_CHANNELS
+from surrogate.datasets.header import Header
+from surrogate.datasets.layout import MAX_STEPS, MAX_TRIALS, Array
+from surrogate.datasets.sources.l5pc import l5pc_header
 from surrogate.datasets.storage import array_of, attribute, integer_attribute, open_hdf5, reading
-from surrogate.datasets.trial import Header, Trial
+from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
 
 __all__ = ["L5PC_FORMAT", "L5pcFile"]
@@ -24,6 +27,8 @@ _ARRAYS = {
     "output/spike_time_ms_float16_rounded": Array("<f4", ("spikes",)),
     "output/trial_ptr": Array("<i8", ("trials+1",)),
     "soma_voltage_mV": Array("<f2", ("trials", "steps")),
+    "nexus_voltage_mV": Array("<f2", ("trials", "steps"), required=False),
+    "input/weight": Array("<f4", ("trials", "inputs"), required=False),
     "trial/source": Array("<i8", ("trials", 2)),
     "segment/allSegmentsType": Array("|S8", ("segments",)),
     "segment/allSegmentsLength": Array("<f8", ("segments",)),
@@ -64,32 +69,40 @@ class L5pcFile:
         integer_attribute(file, path, "version", 1, 1)
         self._n_trials = integer_attribute(file, path, "n_trials", 1, MAX_TRIALS)
         steps = integer_attribute(file, path, "n_steps", 1, MAX_STEPS)
-        excitatory = integer_attribute(file, path, "n_excitatory", 1, MAX_INPUTS)
-        inputs = integer_attribute(file, path, "n_inputs", excitatory, MAX_INPUTS)
+        # Each segment bears one synapse of either kind.
+        segments = integer_attribute(file, path, "n_excitatory", 1, MAX_CHANNELS // 2)
+        inputs = integer_attribute(file, path, "n_inputs", 2 * segments, 2 * segments)
         sizes = {
             "trials": self._n_trials,
             "steps": steps,
-            "segments": excitatory,
+            "segments": segments,
+            "inputs": inputs,
             "rows+1": self._n_trials * steps + 1,
         }
         self._arrays = {
-            name: array_of(file, path, name, array, sizes) for name, array in _ARRAYS.items()
+            name: array_of(file, path, name, array, sizes)
+            for name, array in _ARRAYS.items()
+            if array.required or name in file
         }
         self._spike_ptr = self._arrays["output/trial_ptr"][:]
         ends = self._spike_ptr[[0, -1]].tolist()
         n_spikes = self._arrays["output/spike_time_ms"].shape[0]
         if ends != [0, n_spikes] or (np.diff(self._spike_ptr) < 0).any():
             raise DataError(f"{path}: output/trial_ptr does not rise from 0 to {n_spikes}")
-        self.header = Header(
-            n_steps=steps,
-            n_inputs=inputs,
-            n_excitatory=excitatory,
-            segments={
+        self._voltages = {"soma": self._arrays["soma_voltage_mV"]}
+        if "nexus_voltage_mV" in self._arrays:
+            self._voltages["nexus"] = self._arrays["nexus_voltage_mV"]
+        self.header: Header = l5pc_header(
+            path,
+            steps,
+            {
                 "type": np.char.decode(self._arrays["segment/allSegmentsType"][:], "ascii"),
                 "length_um": self._arrays["segment/allSegmentsLength"][:],
                 "distance_um": self._arrays["segment/allSegments_DistFromSoma"][:],
                 "section": self._arrays["segment/allSegments_SectionInd"][:].astype(np.int64),
             },
+            voltages=tuple(self._voltages),
+            weights="input/weight" in self._arrays,
         )
 
     def _read(self, trial: int) -> Trial:
@@ -104,11 +117,11 @@ class L5pcFile:
         return Trial(
             channel=channel,
             row_ptr=row_ptr,
-            spike_time_ms=arrays["output/spike_time_ms"][spikes],
-            spike_time_float16_ms=arrays["output/spike_time_ms_float16_rounded"][spikes],
-            soma_voltage_mV=arrays["soma_voltage_mV"][trial].astype(np.float32),
+            spike_time_ms=arrays["output/spike_time_ms"][spikes].astype(np.float64),
+            rounded_spike_time_ms=arrays["output/spike_time_ms_float16_rounded"][spikes],
+            voltage_mV={name: v[trial].astype(np.float32) for name, v in self._voltages.items()},
+            weight=arrays["input/weight"][trial] if self.header.weights else None,
             # Source times are whole milliseconds: an event in the first bin is one at t = 0.
             silenced=channel[: row_ptr[1]],
-            exact_times=True,
             source=(int(source[0]), int(source[1])),
         )

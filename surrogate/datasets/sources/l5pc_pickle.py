@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import lzma
 import zlib
@@ -12,11 +13,13 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
-from surrogate.datasets.layout import MAX_INPUTS, MAX_STEPS
+from surrogate.channels import MAX_CHANNELS
+from surrogate.datasets.layout import MAX_STEPS
+from surrogate.datasets.sources.l5pc import l5pc_header
 from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
 from surrogate.datasets.sources.pickles import PickledArray, load_pickle
 from surrogate.datasets.spike_times import recover_spike_times
-from surrogate.datasets.trial import Header, Trial
+from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
 from surrogate.files import explain_os_error
 
@@ -67,15 +70,10 @@ class PickleFile:
         segments = self._segments(parameters)
         seed = parameters.get("randomSeed", -1)
         self._seed = seed if isinstance(seed, int) and abs(seed) < 2**62 else -1
-        n_segments = len(segments["type"])
-        self.header = Header(
-            n_steps=self._numbers(self._trials[0], "somaVoltageLowRes", 0).size,
-            n_inputs=2 * n_segments,
-            n_excitatory=n_segments,
-            segments=segments,
-        )
-        if not 0 < self.header.n_steps <= MAX_STEPS:
-            self._fail(f"somaVoltageLowRes has {self.header.n_steps} samples")
+        n_steps = self._numbers(self._trials[0], "somaVoltageLowRes", 0).size
+        if not 0 < n_steps <= MAX_STEPS:
+            self._fail(f"somaVoltageLowRes has {n_steps} samples")
+        self.header = l5pc_header(path, n_steps, segments)
         self.description = {
             "kind": "pickle",
             "excitatory_synapses": str(parameters.get("excitatorySynapseType", "")),
@@ -148,7 +146,11 @@ class PickleFile:
 
     def _segments(self, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
         types = self._field(parameters, "allSegmentsType", list, "Params")
-        if not types or len(types) > MAX_INPUTS // 2 or not all(isinstance(t, str) for t in types):
+        if (
+            not types
+            or len(types) > MAX_CHANNELS // 2
+            or not all(isinstance(t, str) for t in types)
+        ):
             self._fail(f"Params.allSegmentsType lists {len(types)} segments")
         table: dict[str, np.ndarray] = {"type": np.array(types)}
         for column, name, dtype in (
@@ -170,48 +172,45 @@ class PickleFile:
                 f"somaVoltageLowRes of trial {index} has {voltage.size} samples up to "
                 f"{voltage.max()} mV, expected {steps} finite ones"
             )
-        excitatory = self._events(trial, "exInputSpikeTimes", 0, index)
-        inhibitory = self._events(trial, "inhInputSpikeTimes", self.header.n_excitatory, index)
-        time = np.concatenate([excitatory[0], inhibitory[0]])
-        channel = np.concatenate([excitatory[1], inhibitory[1]])
-        n_inputs = self.header.n_inputs
-        rows, channels = np.divmod(np.unique(time.astype(np.int64) * n_inputs + channel), n_inputs)
+        time, channel = self._events(trial, index)
         with np.errstate(over="ignore"):  # Trial.problems finds infinite times
             listed = self._numbers(trial, "outputSpikeTimes", index).astype(np.float16)
         exact = self._exact_times(trial, index, listed)
-        return Trial(
-            channel=channels.astype(np.uint16),
-            row_ptr=np.searchsorted(rows, np.arange(steps + 1)),
-            spike_time_ms=(listed if exact is None else exact).astype(np.float32),
-            spike_time_float16_ms=listed.astype(np.float32),
-            soma_voltage_mV=voltage.astype(np.float32),
-            silenced=np.unique(channel[time == 0]).astype(np.uint16),
-            exact_times=exact is not None,
+        whole = Trial.from_spikes(
+            self.header,
+            channel,
+            time,
+            spike_time_ms=listed if exact is None else exact,
+            voltage_mV={"soma": voltage},
             source=(self._seed, index),
         )
+        return dataclasses.replace(
+            whole,
+            silenced=np.unique(channel[time == 0]).astype(np.uint16),
+            rounded_spike_time_ms=listed.astype(np.float32),
+            exact_times=exact is not None,
+        )
 
-    def _events(
-        self, trial: dict[str, Any], name: str, offset: int, index: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Times in ms and channels of one kind of synapse; a segment without spikes is absent."""
+    def _events(self, trial: dict[str, Any], index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Channels and times in ms of all input spikes; a segment without spikes is absent."""
         times, channels = [np.zeros(0)], [np.zeros(0, np.int64)]
-        n_segments = self.header.n_excitatory
-        for segment, spikes in self._field(trial, name, dict, f"trial {index}").items():
-            if type(segment) is not int or not 0 <= segment < n_segments:
-                self._fail(
-                    f"{name} of trial {index} names segment {str(segment)[:40]!r}, "
-                    f"expected 0..{n_segments - 1}"
-                )
-            array = self._array(spikes, f"{name} of segment {segment} in trial {index}")
-            times.append(array)
-            channels.append(np.full(array.size, offset + segment))
-        time = np.concatenate(times)
-        if time.size and not (time.min() >= 0 and time.max() < self.header.n_steps):
-            self._fail(
-                f"{name} of trial {index} spans {time.min()}..{time.max()} ms, "
-                f"expected 0 to below {self.header.n_steps}"
-            )
-        return time, np.concatenate(channels)
+        n_segments = self.header.n_inputs // 2
+        for offset, name in ((0, "exInputSpikeTimes"), (n_segments, "inhInputSpikeTimes")):
+            for segment, spikes in self._field(trial, name, dict, f"trial {index}").items():
+                if type(segment) is not int or not 0 <= segment < n_segments:
+                    self._fail(
+                        f"{name} of trial {index} names segment {str(segment)[:40]!r}, "
+                        f"expected 0..{n_segments - 1}"
+                    )
+                time = self._array(spikes, f"{name} of segment {segment} in trial {index}")
+                if time.size and not (time.min() >= 0 and time.max() < self.header.n_steps):
+                    self._fail(
+                        f"{name} of trial {index} spans {time.min()}..{time.max()} ms, "
+                        f"expected 0 to below {self.header.n_steps}"
+                    )
+                times.append(time)
+                channels.append(np.full(time.size, offset + segment))
+        return np.concatenate(times), np.concatenate(channels)
 
     def _exact_times(
         self, trial: dict[str, Any], index: int, listed: np.ndarray

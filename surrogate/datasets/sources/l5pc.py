@@ -1,0 +1,37 @@
+"""What the public L5PC trials are, in whichever file they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surrogate.channels import ChannelGroup, Channels
+from surrogate.datasets.header import Header
+from surrogate.errors import DataError, UsageError
+
+__all__ = ["l5pc_header"]
+
+
+def l5pc_header(
+    path: Path, n_steps: int, segments: Mapping[str, np.ndarray], **recorded: Any
+) -> Header:
+    """Bins of 1 ms; segment i excites through channel i of one group and inhibits through channel i
+    of the other.
+
+    Raises
+    ------
+    DataError
+        If the segments or what is recorded are not such as a data file can hold.
+    """
+    places = range(len(segments["type"]))
+    try:
+        groups = [
+            ChannelGroup(kind, len(places), segments=places)
+            for kind in ("excitatory", "inhibitory")
+        ]
+        return Header(n_steps, Channels(groups), 1.0, segments, rounded_times=True, **recorded)
+    except UsageError as error:
+        raise DataError(f"{path}: {error}; get the file again") from error
