@@ -82,7 +82,7 @@ def test_a_damaged_pickle_is_read_or_refused(
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_a_pickle_or_refused(content: bytes) -> None:
     with contextlib.suppress(UnsafePickleError):
-        load_pickle(io.BytesIO(b"\x80\x02" + content))
+        load_pickle(io.BytesIO(b"\x80\x02" + content), 2**20)
 
 
 INSTRUCTIONS = [
@@ -104,7 +104,7 @@ INSTRUCTIONS = [
 )
 def test_any_program_of_known_instructions_ends_in_data_or_refusal(program: list[bytes]) -> None:
     with contextlib.suppress(UnsafePickleError):
-        load_pickle(io.BytesIO(b"\x80\x02" + b"".join(program) + b"."))
+        load_pickle(io.BytesIO(b"\x80\x02" + b"".join(program) + b"."), 2**20)
 
 
 @FUZZ
