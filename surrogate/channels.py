@@ -1,4 +1,4 @@
-"""The input channels of a neuron: named groups of synapses that act alike."""
+"""The input channels of a neuron: named groups of synapses of one kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read when a data file is opened: every array but events, voltages and weights."""
+"""The part of a data file that is read on opening: all but events, voltages and weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Content", "dataset_digest", "read_content"]
 
 
 def dataset_digest(n_steps: int, dt_ms: float, tables: Mapping[str, np.ndarray]) -> str:
-    """SHA-256, in hexadecimal, of all that decides a result.
+    """SHA-256, in hexadecimal, of everything that results depend on.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def dataset_digest(n_steps: int, dt_ms: float, tables: Mapping[str, np.ndarray])
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """A data file that has been checked, without what is read in parts.
+    """The content of a checked data file, without the arrays that are read in parts.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Content:
 
 
 def read_content(file: h5py.File, path: Path) -> Content:
-    """Read and check all of an open data file but what is read in parts.
+    """Read and check an open data file, except the arrays that are read in parts.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def _check_format(file: h5py.File, path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _arrays(file: h5py.File, path: Path, sizes: dict[str, int]) -> dict[str, h5py.Dataset]:
-    """Every array of the file, of which each has the type and shape that the format promises."""
+    """Every array of the file, checked to have the type and shape of the format."""
     groups = array_of(file, path, "group/size", ARRAYS["group/size"], sizes)[:]
     sizes = {**sizes, "groups": groups.size, "inputs": int(groups.sum())}
     names = [name for name, array in ARRAYS.items() if array.required or name in file]

@@ -235,7 +235,7 @@ def _stage_one(path: Path, folder: Path) -> tuple[Path, bool]:
 
 
 def _common_header(paths: Sequence[Path], parts: Sequence[Path]) -> tuple[Header, list[str]]:
-    """The header of all parts together, and what of the parts it leaves out."""
+    """The header of all parts together, and the names of what it leaves out."""
     headers = []
     for path, part in zip(paths, parts, strict=True):
         with Dataset(part) as data:

@@ -91,7 +91,7 @@ class Header:
         return self.n_steps * self.dt_ms
 
     def difference(self, other: Header) -> str | None:
-        """Where ``other`` describes another neuron or kind of trial; None if it does not."""
+        """The first difference of ``other``, in words; None if both describe the same kind of trial."""
         for name in ("n_steps", "dt_ms", "n_inputs", "amplitudes", "weights"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -106,7 +106,7 @@ class Header:
         return None
 
     def in_common(self, other: Header) -> Header:
-        """This header with what is optional only where ``other`` has it too."""
+        """This header, with only those optional parts that ``other`` has too."""
         return dataclasses.replace(
             self,
             voltages=tuple(name for name in self.voltages if name in other.voltages),
@@ -134,7 +134,7 @@ class Header:
         n_steps: int,
         dt_ms: float,
     ) -> Header:
-        """The header that the arrays of a file make.
+        """The header from the arrays of a file.
 
         Parameters
         ----------
@@ -184,7 +184,7 @@ class Header:
 
 
 def _as_stored(name: str, values: np.ndarray) -> np.ndarray:
-    """``values`` in the type that the file has for the array ``name``."""
+    """``values`` in the stored type of the array ``name``."""
     return values.astype(array_for(name).type_for(values.dtype) or array_for(name).dtype)
 
 

@@ -33,7 +33,7 @@ SPLITS = ("train", "valid", "test")
 #: Chunks of 65,536 would be 0.2 % smaller on disk and decompress four times as much.
 CHUNK_EVENTS = 16_384
 
-# Beyond these a file is damaged or hostile, and reading its tables would exhaust the memory.
+# A file with larger numbers is damaged or hostile; its tables would exhaust the memory.
 MAX_STEPS = 10_000_000
 MAX_TRIALS = 10_000_000
 MAX_CHUNK_BYTES = 64 * 1024 * 1024
@@ -84,7 +84,7 @@ _SEGMENT_COLUMN = Array("|S32 <f8 <i8", ("segments",))
 
 
 def array_for(name: str) -> Array:
-    """What the array ``name`` must be: one of :data:`ARRAYS`, ``voltage/*`` or ``segment/*``."""
+    """The format of the array ``name``: one of :data:`ARRAYS`, ``voltage/*`` or ``segment/*``."""
     if name.startswith("voltage/"):
         return _VOLTAGE
     return _SEGMENT_COLUMN if name.startswith("segment/") else ARRAYS[name]

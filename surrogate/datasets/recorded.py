@@ -1,4 +1,4 @@
-"""The data set that a run or a grid was made with, found again."""
+"""Opens the data set of a run or a grid again."""
 
 from __future__ import annotations
 

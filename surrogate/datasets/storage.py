@@ -25,10 +25,10 @@ __all__ = [
     "reading",
 ]
 
-#: More arrays than these in a group are no data of ours.
+#: A group with more arrays is not one of this format.
 _MAX_MEMBERS = 256
 
-# What h5py raises for damaged bytes depends on where they lie.
+# The type of h5py's error depends on which bytes are damaged.
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
 
 
@@ -148,7 +148,7 @@ def array_of(
         raise DataError(
             f"{path}: {name} is of type {dataset.dtype}, expected {array.dtype}; convert it again"
         )
-    # Deflate packs at most 1032 to 1: an array that claims more would only exhaust the memory.
+    # Deflate packs at most 1032 to 1: an array that claims more cannot be real.
     if dataset.size * dataset.dtype.itemsize > 1100 * dataset.id.get_storage_size() + 65_536:
         raise DataError(f"{path}: {name} of shape {dataset.shape} is not filled; convert it again")
     if dataset.chunks and np.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:

@@ -1,4 +1,4 @@
-"""One trial: what went into the cell, and what came out."""
+"""One trial: input spikes, output spikes and voltages."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Trial:
         return dataclasses.replace(self, voltage_mV=voltages, rounded_spike_time_ms=rounded)
 
     def problems(self, header: Header) -> list[str]:
-        """Every broken promise about the content, in words; empty for a sound trial."""
+        """What is wrong with the content, one phrase each; empty for a valid trial."""
         steps = header.n_steps
         counts = np.diff(self.row_ptr)
         if self.row_ptr.shape != (steps + 1,) or self.row_ptr[0] != 0 or (counts < 0).any():

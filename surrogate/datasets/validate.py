@@ -1,4 +1,4 @@
-"""Checking every promise a data file makes."""
+"""Checks a whole data file against the format."""
 
 from __future__ import annotations
 

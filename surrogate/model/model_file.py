@@ -37,7 +37,7 @@ FORMAT = "surrogate-model"
 VERSION = 1
 _SEAL_BYTES = 512
 
-# What h5py and torch raise for damaged bytes depends on where they lie.
+# The type of h5py's and torch's errors depends on which bytes are damaged.
 _DAMAGE = (
     OSError,
     RuntimeError,
@@ -52,7 +52,7 @@ _DAMAGE = (
 
 @dataclass
 class ModelCard:
-    """What a simulator, a reader or a later training needs to know about the weights.
+    """The description of the weights, for simulators, readers and later trainings.
 
     Attributes
     ----------
@@ -191,7 +191,7 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
         name: tensor.detach().cpu().to(torch.float32).numpy()
         for name, tensor in stack.state_dict().items()
     }
-    # Built in memory: a full disk then is an ordinary OSError, which from within HDF5 it is not.
+    # Built in memory, so that a full disk is an ordinary OSError, which within HDF5 it is not.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=_SEAL_BYTES) as file:
         file.attrs["format"] = FORMAT

@@ -282,7 +282,7 @@ class Trainer:
         batch = read_batch(self.dataset, self.plan, first, recipe.batch_size, self.config.labels)
         rates = self._input_rates(batch.events)
         if recipe.event_drop or recipe.segment_jitter:
-            # A generator of its own for each step, so that a resumed run draws the same.
+            # A generator for each step, so that a resumed run draws the same numbers.
             rng = np.random.default_rng([self.config.seed, 1, step])
             seen = jitter_events(
                 batch.events,

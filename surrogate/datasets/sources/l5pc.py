@@ -1,4 +1,4 @@
-"""What the public L5PC trials are, in whichever file they come."""
+"""The header of the public L5PC trials, for all their file formats."""
 
 from __future__ import annotations
 

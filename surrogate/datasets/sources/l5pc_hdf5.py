@@ -69,7 +69,7 @@ class L5pcFile:
         integer_attribute(file, path, "version", 1, 1)
         self._n_trials = integer_attribute(file, path, "n_trials", 1, MAX_TRIALS)
         steps = integer_attribute(file, path, "n_steps", 1, MAX_STEPS)
-        # Each segment bears one synapse of either kind.
+        # Each segment has one synapse of each kind.
         segments = integer_attribute(file, path, "n_excitatory", 1, MAX_CHANNELS // 2)
         inputs = integer_attribute(file, path, "n_inputs", 2 * segments, 2 * segments)
         sizes = {

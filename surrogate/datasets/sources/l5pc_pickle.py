@@ -26,7 +26,7 @@ from surrogate.files import explain_os_error
 __all__ = ["DAMAGED", "PickleFile", "looks_like_pickle", "open_compressed"]
 
 _MAGIC = ((b"\xfd7zXZ\x00", lzma.open), (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
-# A public pickle shrinks to a tenth; what unpacks to much more would only exhaust the memory.
+# A public pickle shrinks to a tenth; one that unpacks to much more would exhaust the memory.
 _LEAST_BYTES, _RATIO = 1 << 26, 60
 #: What reading a damaged compressed file may raise.
 DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)

@@ -344,7 +344,7 @@ class _Machine(PickleBytes):
 
 
 def _short(value: Any) -> str:
-    """For messages. Of containers the type alone: one that holds itself has no end."""
+    """For messages. Of containers only the type, because one may contain itself."""
     simple = isinstance(value, str | int | float | bytes)
     return repr(value)[:40] if simple else f"a {type(value).__name__}"
 
