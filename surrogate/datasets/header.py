@@ -91,7 +91,7 @@ class Header:
         return self.n_steps * self.dt_ms
 
     def difference(self, other: Header) -> str | None:
-        """The first difference of ``other``, in words; None if both describe the same kind of trial."""
+        """The first difference of ``other``, in words; None if both describe one kind of trial."""
         for name in ("n_steps", "dt_ms", "n_inputs", "amplitudes", "weights"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
