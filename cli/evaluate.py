@@ -1,4 +1,4 @@
-"""``surrogate evaluate``: judge a trained surrogate."""
+"""``surrogate evaluate``: evaluate a trained surrogate."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from surrogate.cli._common import emit, json_option, threads_option
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from surrogate.evaluation.protocols import Outputs
-    from surrogate.model.model_file import Model
-
 __all__ = ["evaluate"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-_HELP = """Judge a trained surrogate on the trials of a data set.
+_HELP = """Evaluate a trained surrogate on the trials of a data set.
 
 Runs MODEL, a model.h5 that `surrogate train` wrote, over whole trials and compares spikes and soma
 voltage with the neuron's. Nothing is written unless --plots or --write-rule asks for it.
@@ -46,14 +43,15 @@ Protocols:
 --json prints one object. Scores, each with <key>_interval: [low, high], 95 %, trials resampled:
   roc_auc, average_precision, tpr_at_fpr {"0.0025", "0.01"}, nll (nats per bin),
   voltage_rmse_mv, voltage_explained_variance (clipped at -55 mV),
-  voltage_rmse_unclipped_mv, voltage_explained_variance_unclipped
+  voltage_rmse_unclipped_mv, voltage_explained_variance_unclipped,
+  event_f1, event_precision, event_recall {"0", "1", "2", "5"}: of the spikes that
+  the spike rule emits, by greatest distance from the neuron's in ms
 The rest:
   thresholds {youden, gmean, rate}: {logit, probability, tpr, fpr}
   spread {saturated_share, distinct_above_threshold,
           distinct_probabilities_above_threshold, logit_gap}
   spike_rule {kind, logit, refractory_ms, chosen_by, emitted_spikes, emitted_rate_hz,
-          neuron_rate_hz, coincidence {"0", "1", "2", "5"}: {precision, recall, f1,
-          f1_interval}}, by greatest distance in ms
+          neuron_rate_hz}
   n_trials, n_trials_dropped, n_bins, n_spikes, parameters, model_file_bytes,
   state_bytes, protocol, labels, split, data {name, digest}, seconds, note,
   bootstrap {resamples, without_spikes, seed}; with --plots: plots [paths]
@@ -69,7 +67,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     type=click.Choice(["train", "valid", "test", "all"]),
     default="test",
     show_default=True,
-    help="The trials to judge on.",
+    help="The trials to evaluate on.",
 )
 @click.option(
     "--protocol",
@@ -128,37 +126,27 @@ def evaluate(
     import torch
 
     import surrogate
-    from surrogate.errors import UsageError
-    from surrogate.evaluation import evaluate as evaluation
-    from surrogate.evaluation.protocols import run_protocol
-    from surrogate.plots.evaluation import roc_in_terminal
+    from surrogate.plots.evaluation import plot_evaluation, roc_in_terminal
 
     torch.set_num_threads(threads)
-    loaded = surrogate.load(model)
-    with surrogate.datasets.open(data) as dataset:
-        trials = dataset.trial_indices(split)
-        holds_test = split == "test" or (split == "all" and dataset.split_sizes is not None)
-        if write_rule and (holds_test or protocol != "stateful"):
-            raise UsageError(
-                f"--write-rule with --split {split} --protocol {protocol}: a rule is chosen on "
-                "trials kept from the test, run whole; use --split valid --protocol stateful"
-            )
-        with click.progressbar(
-            length=1,
-            label="evaluating",
-            file=sys.stderr,
-            item_show_func=lambda text: text,
-        ) as bar:
-            outputs = run_protocol(loaded.stack, dataset, trials, protocol, labels, _advance(bar))
-        if write_rule:
-            evaluation.rewrite_rule(loaded, dataset, split, outputs)
-        result = evaluation.evaluate(
-            loaded, dataset, split, bootstrap=bootstrap, seed=seed, outputs=outputs
+    with click.progressbar(
+        length=1, label="evaluating", file=sys.stderr, item_show_func=lambda text: text
+    ) as bar:
+        result = surrogate.evaluate(
+            model,
+            data,
+            split=split,
+            protocol=protocol,
+            labels=labels,
+            bootstrap=bootstrap,
+            seed=seed,
+            write_rule=write_rule,
+            progress=_advance(bar),
         )
+    text = f"{result}\n\n{roc_in_terminal(result.outputs)}"
     if plots is not None:
-        result["plots"] = _draw(plots, loaded, outputs)
-    curve = roc_in_terminal(outputs.logits, outputs.spikes)
-    emit(as_json, result, f"{_describe(loaded, result)}\n\n{curve}")
+        result["plots"] = plot_evaluation(plots, result.outputs, result.model.spike_rule)
+    emit(as_json, result, text)
 
 
 def _advance(bar: ProgressBar[Any]) -> Callable[[int, int], None]:
@@ -171,92 +159,3 @@ def _advance(bar: ProgressBar[Any]) -> Callable[[int, int], None]:
         bar.update(done - bar.pos, f"{rate:,.0f} ms/s")
 
     return advance
-
-
-def _draw(folder: Path, model: Model, outputs: Outputs) -> list[Path]:
-    from surrogate.plots.evaluation import plot_roc, plot_traces
-
-    drawn = []
-    for kind in ("png", "svg"):
-        if outputs.spikes.any():
-            drawn.append(folder / f"roc.{kind}")
-            plot_roc(drawn[-1], outputs.logits, outputs.spikes)
-        drawn.append(folder / f"traces.{kind}")
-        plot_traces(
-            drawn[-1],
-            outputs.logits,
-            outputs.voltage,
-            outputs.spikes,
-            outputs.target,
-            model.spike_rule,
-            first_bin=outputs.first_bin,
-        )
-    return drawn
-
-
-_ROWS = (
-    ("ROC AUC", "roc_auc"),
-    ("average precision", "average_precision"),
-    ("negative log-likelihood (nats/bin)", "nll"),
-    ("voltage RMSE, clipped (mV)", "voltage_rmse_mv"),
-    ("voltage explained variance, clipped", "voltage_explained_variance"),
-    ("voltage RMSE, unclipped (mV)", "voltage_rmse_unclipped_mv"),
-    ("voltage explained variance, unclipped", "voltage_explained_variance_unclipped"),
-)
-
-
-def _describe(model: Model, result: dict[str, Any]) -> str:
-    card = model.card
-    dropped = f", {result['n_trials_dropped']} left out" if result["n_trials_dropped"] else ""
-    sizes = "-".join(map(str, card.hidden_sizes))
-    lines = [
-        f"{card.arch} {sizes}, {result['parameters']:,} parameters; "
-        f"model file {result['model_file_bytes']:,} bytes, state {result['state_bytes']:,} bytes",
-        f"{result['data']['name']}, split {result['split']}: {result['n_trials']} trials{dropped}, "
-        f"{result['n_spikes']} spikes; protocol {result['protocol']}, {result['labels']} spike "
-        f"times, {result['seconds']:.1f} s",
-        "",
-        f"{'score':<40}{'value':>10}   95 % over trials",
-    ]
-    rows = [(name, result[key], result[f"{key}_interval"]) for name, key in _ROWS]
-    for fpr, rate in (result["tpr_at_fpr"] or {}).items():
-        ranges = result["tpr_at_fpr_interval"] or {}
-        rows.insert(-5, (f"TPR at FPR {float(fpr):.2%}", rate, ranges.get(fpr)))
-    lines += [_row(*row) for row in rows]
-    if result["note"]:
-        return "\n".join([*lines, "", f"note: {result['note']}"])
-    lines += ["", f"{'threshold by':<16}{'logit':>12}{'probability':>14}{'TPR':>8}{'FPR':>9}"]
-    for name, point in result["thresholds"].items():
-        lines.append(
-            f"{name:<16}{point['logit']:>12.7g}{point['probability']:>14.7g}"
-            f"{point['tpr']:>8.3f}{point['fpr']:>9.5f}"
-        )
-    spread = result["spread"]
-    lines += [
-        "",
-        f"spread: {spread['saturated_share']:.2%} saturated, {spread['distinct_above_threshold']} "
-        f"distinct logits above the rate threshold, logit gap {spread['logit_gap']:.4g}",
-        *_describe_rule(result["spike_rule"]),
-    ]
-    return "\n".join(lines)
-
-
-def _row(name: str, value: float | None, interval: list[float] | None) -> str:
-    shown = "none" if value is None else f"{value:.4f}"
-    edges = "" if interval is None else f"   [{interval[0]:.4f}, {interval[1]:.4f}]"
-    return f"{name:<40}{shown:>10}{edges}"
-
-
-def _describe_rule(rule: dict[str, Any] | None) -> list[str]:
-    if rule is None:
-        return ["spike rule: none chosen yet; choose one with --split valid --write-rule"]
-    agreement = ", ".join(
-        f"{window} ms {0 if score['f1'] is None else score['f1']:.2f}"
-        for window, score in rule["coincidence"].items()
-    )
-    return [
-        f"spike rule: logit {rule['logit']:.7g}, refractory {rule['refractory_ms']} ms "
-        f"({rule['chosen_by']})",
-        f"  emits {rule['emitted_rate_hz']:.2f} Hz, the neuron {rule['neuron_rate_hz']:.2f} Hz; "
-        f"F1 within {agreement}",
-    ]

@@ -73,7 +73,7 @@ configurations (the best run of each), shares {by_arch, by_depth}, best_models, 
     type=click.Choice(["train", "valid", "test", "all"]),
     default="valid",
     show_default=True,
-    help="The trials to judge on.",
+    help="The trials to evaluate on.",
 )
 @_OUT
 @_SVG

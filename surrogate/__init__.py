@@ -4,6 +4,7 @@
 >>> data = surrogate.datasets.open()              # the bundled sample
 >>> model = surrogate.load("runs/lstm/model.h5")  # doctest: +SKIP
 >>> probability, voltage = model.predict(data)    # doctest: +SKIP
+>>> print(surrogate.evaluate(model, data))        # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surrogate import datasets
+    from surrogate.evaluation.evaluate import evaluate
+    from surrogate.evaluation.result import Evaluation
     from surrogate.model.model_file import Model, load
     from surrogate.model.stack import RecurrentStack
 
 # Without what needs Brian2, so that a star import works where Brian2 is missing.
-__all__ = ["Model", "RecurrentStack", "__version__", "datasets", "load"]
+__all__ = ["Evaluation", "Model", "RecurrentStack", "__version__", "datasets", "evaluate", "load"]
 
 try:
     __version__ = version("surrogate-neuron")
@@ -30,6 +33,8 @@ _HOMES = {
     "ArtificialUnits": "surrogate.brian_bridge",
     "SurrogateNeuron": "surrogate.brian_bridge",
     "datasets": "surrogate.datasets",
+    "Evaluation": "surrogate.evaluation.result",
+    "evaluate": "surrogate.evaluation.evaluate",
     "Model": "surrogate.model.model_file",
     "load": "surrogate.model.model_file",
     "RecurrentStack": "surrogate.model.stack",

@@ -1,4 +1,4 @@
-"""An architecture and a provider defined outside the package, an object each, work throughout."""
+"""An architecture, a provider and a score from outside the package, an object each, work."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from torch import Tensor
 
 import surrogate
 from helpers.brian import INPUTS, counts_of, feed, offline, random_arrivals, random_model
+from helpers.grid import surrogate_command
+from helpers.report import Page
 from surrogate import SurrogateNeuron
 from surrogate.cli.main import main
 from surrogate.errors import UsageError
+from surrogate.evaluation.comparison import Comparison
+from surrogate.evaluation.scores import SCORES, Score
 from surrogate.kernels import (
     ARCHITECTURES,
     PROVIDERS,
@@ -31,6 +35,7 @@ from surrogate.kernels import (
     run_models,
     run_stack,
 )
+from surrogate.model.model_file import save
 
 
 def _leak(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -164,3 +169,61 @@ def test_a_new_provider_is_chosen_and_trains_and_steps(counting, toy_data, tmp_p
     cells = SurrogateNeuron(2, random_model("rnn"))
     Network(cells).run(2 * ms)
     assert counting.steppers == 1
+
+
+def _highest(compared: Comparison) -> float:
+    return float(compared.voltage.max() - compared.target.max())
+
+
+def _late(compared: Comparison, after_ms: float) -> float | None:
+    """Share of the rule's spikes that lie late in the trial; None if it emits none."""
+    assert compared.emitted is not None
+    late = compared.emitted[:, round(after_ms / compared.dt_ms) :].sum()
+    return float(late / compared.emitted.sum()) if compared.emitted.any() else None
+
+
+def test_a_new_score_is_in_the_json_the_table_and_the_report(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its interval, by a function alone; a score by a parameter is one for each value."""
+    for score in (
+        Score("peak_mv", "Highest voltage", _highest, unit="mV", digits=2),
+        Score("late", "Share after {:g} ms", _late, at=(100, 300.5)),
+    ):
+        monkeypatch.setitem(SCORES, score.name, score)
+    model = random_model("gru", inputs=20)
+    save(tmp_path / "model.h5", model.stack, model.card)
+    command = (tmp_path / "model.h5", "--data", toy_data, "--split", "train")
+    evaluate = ("evaluate", *command, "--bootstrap", 200)
+    result = surrogate_command(*evaluate, "--json").json
+
+    # The interval by hand: the highest of a resample is the highest of its trials' own.
+    outputs = surrogate.evaluate(tmp_path / "model.h5", toy_data, split="train").outputs
+    n_trials = len(outputs.trials)
+    weights = np.random.default_rng(0).multinomial(n_trials, [1 / n_trials] * n_trials, 200)
+    ours, theirs = (
+        np.where(weights > 0, voltage.max(axis=1), -np.inf).max(axis=1)
+        for voltage in (outputs.voltage, outputs.target)
+    )
+    low, high = np.quantile(ours - theirs, [0.025, 0.975])
+    assert low < high
+    assert result["peak_mv"] == _highest(outputs)
+    assert result["peak_mv_interval"] == pytest.approx([low, high])
+    assert result["late"].keys() == result["late_interval"].keys() == {"100", "300.5"}
+    assert result["late"]["100"] > result["late"]["300.5"] > 0
+    for after, (least, most) in result["late_interval"].items():
+        assert least < result["late"][after] < most
+
+    table = surrogate_command(*evaluate).stdout.splitlines()
+    line = next(line for line in table if line.startswith("Highest voltage (mV)"))
+    assert line.split()[3:] == [f"{result['peak_mv']:.2f}", f"[{low:.2f},", f"{high:.2f}]"]
+    assert any(line.startswith("Share after 300.5 ms") for line in table)
+
+    report = surrogate_command("report", *command, "--out", tmp_path / "r.html", "--json").json
+    assert report["scores"]["peak_mv"] == result["peak_mv"]
+    low, high = report["scores"]["peak_mv_interval"]  # of 1000 resamples
+    rows = {cells["Score"]: cells for cells in Page(tmp_path / "r.html").rows("score-table")}
+    assert rows["Highest voltage (mV)"]["Value"] == f"{result['peak_mv']:.2f}"
+    assert rows["Highest voltage (mV)"]["95 %"] == f"[{low:.2f}, {high:.2f}]"
+    assert rows["Share after 100 ms"]["Value"] == f"{result['late']['100']:.4f}"
+    assert "Highest voltage (mV)" in (tmp_path / "r.csv").read_text()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
+from surrogate.evaluation.comparison import Comparison
 from surrogate.model.prediction import Progress, predict_dataset
 from surrogate.model.stack import RecurrentStack
 
@@ -75,17 +76,12 @@ PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a stack and the neuron did in the bins that count.
+@dataclass(frozen=True, kw_only=True)
+class Outputs(Comparison):
+    """What a stack and the neuron did in the bins that count, and what was run.
 
     Attributes
     ----------
-    logits, voltage : float32 [N, T]
-        The stack's; voltage in mV.
-    spikes : uint8 [N, T]
-    target : float32 [N, T]
-        The neuron's soma voltage, mV.
     trials : int64 [N]
         Their numbers in the data set.
     dropped : int
@@ -97,10 +93,6 @@ class Outputs:
         How long the stack ran, reading included.
     """
 
-    logits: NDArray[np.float32]
-    voltage: NDArray[np.float32]
-    spikes: NDArray[np.uint8]
-    target: NDArray[np.float32]
     trials: NDArray[np.int64]
     dropped: int
     first_bin: int
@@ -180,6 +172,8 @@ def run_protocol(
         voltage=voltage,
         spikes=dataset.spikes(kept, first, logits.shape[1], labels),
         target=dataset.voltage(kept, first, logits.shape[1]),
+        dt_ms=dataset.dt_ms,
+        rescale_voltage=rules.rescale_voltage,
         trials=kept,
         dropped=len(asked) - len(kept),
         first_bin=rules.ignored_ms,

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
-from surrogate.evaluation.scores import VOLTAGE_CLIP_MV, Roc, ideal_thresholds, roc_of, sigmoid
+from surrogate.evaluation.comparison import Comparison
+from surrogate.evaluation.protocols import Outputs
+from surrogate.evaluation.roc import Roc, ideal_thresholds, sigmoid
+from surrogate.evaluation.scores import VOLTAGE_CLIP_MV
 from surrogate.files import atomic_path
 from surrogate.model.spike_rule import SpikeRule
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-__all__ = ["plot_roc", "plot_traces", "roc_in_terminal"]
+__all__ = ["plot_evaluation", "plot_roc", "plot_traces", "roc_in_terminal"]
 
 _NAMES = {"youden": "Youden's J", "gmean": "G-mean", "rate": "output rate"}
 _MARKERS = {"youden": "o", "gmean": "s", "rate": "^"}
@@ -30,16 +33,32 @@ _TRUE, _PREDICTED, _LEVEL = "black", "#D55E00", "#0072B2"
 _CLOSE_UP_MS = 600
 
 
-def plot_roc(
-    path: str | os.PathLike[str], logits: NDArray[np.floating], spikes: NDArray[np.integer]
-) -> None:
+def plot_evaluation(folder: Path, outputs: Outputs, rule: SpikeRule | None = None) -> list[Path]:
+    """Draw the ROC curve, if there is one, and traces into ``folder``, each as PNG and SVG.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    drawn = []
+    for kind in ("png", "svg"):
+        if outputs.rankable:
+            drawn.append(folder / f"roc.{kind}")
+            plot_roc(drawn[-1], outputs)
+        drawn.append(folder / f"traces.{kind}")
+        plot_traces(drawn[-1], outputs, rule)
+    return drawn
+
+
+def plot_roc(path: str | os.PathLike[str], outputs: Comparison) -> None:
     """Draw the ROC curve, coloured by threshold, over linear and over logarithmic FPR.
 
     Parameters
     ----------
     path : path
         Ending in .png or .svg.
-    logits, spikes : array [N, T]
+    outputs : Comparison
         With at least one spike.
 
     Raises
@@ -51,16 +70,16 @@ def plot_roc(
     """
     from matplotlib.figure import Figure
 
-    roc = roc_of(logits, spikes)
+    roc = outputs.roc
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     linear, logarithmic = figure.subplots(1, 2)
     # Most bins are silent: thresholds that half of them reach would take up most of the colours.
     colours = (float(roc.logit[roc.fpr <= 0.5].min(initial=roc.logit[0])), float(roc.logit[0]))
-    smallest = 0.5 / (spikes == 0).sum()
+    smallest = 0.5 / (outputs.spikes == 0).sum()
     for axes, x in ((linear, roc.fpr), (logarithmic, np.maximum(roc.fpr, smallest))):
         curve = _draw_curve(axes, x, roc, smallest, logarithmic=axes is logarithmic)
         curve.set_clim(*colours)
-        for name, point in ideal_thresholds(logits, spikes).items():
+        for name, point in ideal_thresholds(outputs.logits, outputs.spikes).items():
             axes.plot(
                 max(point["fpr"], smallest),
                 point["tpr"],
@@ -127,13 +146,7 @@ def _distinct_labels(values: Iterable[float]) -> list[str]:
 
 
 def plot_traces(
-    path: str | os.PathLike[str],
-    logits: NDArray[np.floating],
-    voltage: NDArray[np.floating],
-    spikes: NDArray[np.integer],
-    target: NDArray[np.floating],
-    rule: SpikeRule | None = None,
-    first_bin: int = 0,
+    path: str | os.PathLike[str], outputs: Outputs, rule: SpikeRule | None = None
 ) -> None:
     """Draw voltage, spikes and spike probability of one trial, with the neuron's, and a close-up.
 
@@ -143,12 +156,9 @@ def plot_traces(
     ----------
     path : path
         Ending in .png or .svg.
-    logits, voltage, spikes, target : array [N, T]
-        Outputs of the stack and of the neuron; voltages in mV.
+    outputs : Outputs
     rule : SpikeRule, optional
         With it the spikes it emits are drawn too.
-    first_bin : int
-        Bin of the trial that the arrays' first column is.
 
     Raises
     ------
@@ -159,6 +169,7 @@ def plot_traces(
     """
     from matplotlib.figure import Figure
 
+    logits, spikes, first_bin = outputs.logits, outputs.spikes, outputs.first_bin
     trial = _typical_trial(spikes)
     times = np.flatnonzero(spikes[trial])
     centre = int(times[len(times) // 2]) if len(times) else spikes.shape[1] // 2
@@ -173,8 +184,8 @@ def plot_traces(
     ):
         t = first_bin + np.arange(start, stop)
         for values, colour, linewidth, name in (
-            (target, _TRUE, 1.8, "neuron"),
-            (voltage, _PREDICTED, 0.9, "surrogate"),
+            (outputs.target, _TRUE, 1.8, "neuron"),
+            (outputs.voltage, _PREDICTED, 0.9, "surrogate"),
         ):
             shown = np.minimum(values[trial, start:stop], VOLTAGE_CLIP_MV)
             trace.plot(t, shown, color=colour, linewidth=linewidth, label=name)
@@ -218,22 +229,15 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(aside, format=kind[1:], dpi=120)
 
 
-def roc_in_terminal(
-    logits: NDArray[np.floating],
-    spikes: NDArray[np.integer],
-    width: int = 60,
-    height: int = 16,
-) -> str:
+def roc_in_terminal(outputs: Comparison, width: int = 60, height: int = 16) -> str:
     """The ROC curve in braille characters, ``width`` x ``height`` of them, with axes.
 
     Without a spike, one line that says so.
     """
-    n_spikes = int(spikes.sum())
-    if not 0 < n_spikes < spikes.size:
+    if not outputs.rankable:
         return "no ROC curve: it needs bins with and without an output spike"
-    roc = roc_of(logits, spikes)
     columns, rows = 2 * width, 4 * height
-    reached = [roc.tpr_at(x) for x in np.linspace(0, 1, columns)]
+    reached = [outputs.roc.tpr_at(x) for x in np.linspace(0, 1, columns)]
     dots = np.zeros((rows, columns), dtype=bool)
     below = 0
     for column, tpr in enumerate(reached):
@@ -242,7 +246,7 @@ def roc_in_terminal(
         below = level
     chance = np.arange(0, columns, 4)
     dots[np.rint(chance * (rows - 1) / (columns - 1)).astype(int), chance] = True
-    lines = [f"true positive rate ({n_spikes} spikes, {len(spikes)} trials)"]
+    lines = [f"true positive rate ({outputs.spikes.sum()} spikes, {len(outputs.spikes)} trials)"]
     for row, text in enumerate(_braille(dots[::-1])):
         tick = {0: "1.0", height // 2: "0.5"}.get(row, "")
         lines.append(f"{tick:>3} {'┤' if tick else '│'}{text}")

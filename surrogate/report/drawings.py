@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from surrogate.evaluation.protocols import Outputs
-from surrogate.model.spike_rule import SpikeRule
+from surrogate.evaluation.result import Evaluation
 from surrogate.plots.evaluation import plot_roc, plot_traces
 from surrogate.plots.learning_curve import plot_learning_curve
 from surrogate.report import blog, figures
-from surrogate.report.best_models import Judged
+from surrogate.report.best_models import EvaluatedRun
 from surrogate.report.runs import Run
 from surrogate.report.summary import best_of_each, configuration_name
 from surrogate.report.svg import Drawing, draw
@@ -114,47 +113,38 @@ def draw_curves(curves: Sequence[tuple[Run, list[dict[str, Any]]]]) -> list[Draw
     ]
 
 
-def draw_models(judged: Sequence[Judged]) -> list[Drawing]:
+def draw_models(evaluated: Sequence[EvaluatedRun]) -> list[Drawing]:
     """ROC curve and traces of each model."""
     drawings = []
-    for model in judged:
-        name, arch = configuration_name(model.run), model.run.arch
-        if model.scores["thresholds"] is not None:
+    for one in evaluated:
+        name, arch, evaluation = configuration_name(one.run), one.run.arch, one.evaluation
+        if evaluation["thresholds"] is not None:
             title = f"ROC curve of the best {arch.upper()}, {name}"
-            drawings.append(draw_roc(f"roc-{arch}", title, model.outputs, model.scores))
+            drawings.append(draw_roc(f"roc-{arch}", title, evaluation))
         title = f"The best {arch.upper()}, {name}, on a validation trial"
-        drawings.append(draw_traces(f"traces-{arch}", title, model.outputs, model.model.spike_rule))
+        drawings.append(draw_traces(f"traces-{arch}", title, evaluation))
     return drawings
 
 
-def draw_roc(name: str, title: str, outputs: Outputs, scores: Mapping[str, Any]) -> Drawing:
-    """ROC curve of outputs with at least one spike.
-
-    Parameters
-    ----------
-    name, title : str
-        Of the drawing.
-    outputs : Outputs
-    scores : mapping
-        :func:`surrogate.evaluation.evaluate`'s of them.
-    """
-    youden = scores["thresholds"]["youden"]
+def draw_roc(name: str, title: str, evaluation: Evaluation) -> Drawing:
+    """ROC curve over trials with at least one spike."""
+    auc, youden = evaluation["roc_auc"], evaluation["thresholds"]["youden"]
     return draw(
         name,
         title,
-        f"ROC AUC {scores['roc_auc']:.4f}. At the threshold {youden['probability']:.6g}, Youden's, "
+        f"ROC AUC {auc:.4f}. At the threshold {youden['probability']:.6g}, Youden's, "
         f"the true positive rate is {youden['tpr']:.3f} and the false positive rate "
         f"{youden['fpr']:.3f}.",
-        f"ROC AUC {scores['roc_auc']:.4f} over {scores['n_trials']} trials, {scores['n_spikes']} "
-        "spikes. Numbers along the curve and its colour: the threshold there, a probability. "
-        "Right: the same over a logarithmic axis.",
-        partial(plot_roc, logits=outputs.logits, spikes=outputs.spikes),
+        f"ROC AUC {auc:.4f} over {evaluation['n_trials']} trials, "
+        f"{evaluation['n_spikes']} spikes. Numbers along the curve and its colour: the threshold "
+        "there, a probability. Right: the same over a logarithmic axis.",
+        partial(plot_roc, outputs=evaluation.outputs),
     )
 
 
-def draw_traces(name: str, title: str, outputs: Outputs, rule: SpikeRule | None) -> Drawing:
+def draw_traces(name: str, title: str, evaluation: Evaluation) -> Drawing:
     """Voltage, spikes and spike probability of one trial beside the neuron's."""
-    level = "Dashed: the level of its spike rule."
+    level, rule = "Dashed: the level of its spike rule.", evaluation.model.spike_rule
     return draw(
         name,
         title,
@@ -163,15 +153,7 @@ def draw_traces(name: str, title: str, outputs: Outputs, rule: SpikeRule | None)
         "The trial whose number of spikes is closest to the median. Black, thick: the neuron; "
         "vermilion, thin: the surrogate. "
         + (level if rule else "The model has no spike rule, so no spikes of its own."),
-        partial(
-            plot_traces,
-            logits=outputs.logits,
-            voltage=outputs.voltage,
-            spikes=outputs.spikes,
-            target=outputs.target,
-            rule=rule,
-            first_bin=outputs.first_bin,
-        ),
+        partial(plot_traces, outputs=evaluation.outputs, rule=rule),
     )
 
 

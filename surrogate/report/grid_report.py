@@ -13,7 +13,7 @@ from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid
 from surrogate.grid.ledger import Ledger
 from surrogate.report import blog
-from surrogate.report.best_models import Judged, describe_data, judge_runs
+from surrogate.report.best_models import EvaluatedRun, describe_data, evaluate_runs
 from surrogate.report.drawings import draw_curves, draw_models, draw_runs
 from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.runs import Run, read_metrics, read_run
@@ -87,13 +87,13 @@ def write_grid_report(
         for entry in ledger.rows.values()
         if entry.status in ("done", "unstable")
     )
-    judged, data_found, unjudged = _judge(grid, runs, data, say)
+    evaluated, data_found, notes = _evaluate_best(grid, runs, data, say)
     say("drawing")
     curves, unread = _learning_curves(runs)
-    content = _content(ledger, grid, runs, judged, data_found)
-    missing = [*_unfinished(ledger), *_unscored(runs), *unjudged, *unread]
+    content = _content(ledger, grid, runs, evaluated, data_found)
+    missing = [*_unfinished(ledger), *_unscored(runs), *notes, *unread]
     content["missing"] = [_without_folders(note, folder, grid) for note in missing]
-    drawn = [*draw_runs(runs, content["shares"]), *draw_curves(curves), *draw_models(judged)]
+    drawn = [*draw_runs(runs, content["shares"]), *draw_curves(curves), *draw_models(evaluated)]
     html = render(
         "grid.html",
         {drawing.name: drawing for drawing in drawn},
@@ -114,9 +114,9 @@ def _without_folders(note: str, folder: Path, grid: Grid) -> str:
     return note
 
 
-def _judge(
+def _evaluate_best(
     grid: Grid, runs: Sequence[Run], data: Path | None, say: Callable[[str], None]
-) -> tuple[list[Judged], dict[str, Any] | None, list[str]]:
+) -> tuple[list[EvaluatedRun], dict[str, Any] | None, list[str]]:
     """The best model of each architecture on the validation trials, the data, what is missing."""
     best = best_of_each(runs, lambda run: run.arch)
     try:
@@ -129,8 +129,8 @@ def _judge(
         if best:
             names = ", ".join(map(configuration_name, best))
             say(f"running the best models over the validation trials: {names}")
-        judged, notes = judge_runs(best, dataset)
-        return judged, describe_data(dataset), notes
+        evaluated, notes = evaluate_runs(best, dataset)
+        return evaluated, describe_data(dataset), notes
 
 
 def _learning_curves(
@@ -177,7 +177,7 @@ def _content(
     ledger: Ledger,
     grid: Grid,
     runs: Sequence[Run],
-    judged: Sequence[Judged],
+    evaluated: Sequence[EvaluatedRun],
     data: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What the JSON file holds and the page shows."""
@@ -200,7 +200,7 @@ def _content(
             "by_arch": shares(runs, lambda run: run.arch, blog.SHARE_BY_ARCH),
             "by_depth": shares(runs, lambda run: len(run.hidden_sizes), blog.SHARE_BY_DEPTH),
         },
-        "best_models": [_best_model(model) for model in judged],
+        "best_models": [_best_model(one) for one in evaluated],
         "provenance": _provenance(grid, runs),
         "blog": {
             "source": blog.SOURCE,
@@ -217,14 +217,12 @@ def _content(
     }
 
 
-def _best_model(model: Judged) -> dict[str, Any]:
+def _best_model(best: EvaluatedRun) -> dict[str, Any]:
     return {
-        "arch": model.run.arch,
-        "name": configuration_name(model.run),
-        "hash": model.run.experiment.hash,
-        "roc_auc": model.scores["roc_auc"],
-        "thresholds": model.scores["thresholds"],
-        "spread": model.scores["spread"],
+        "arch": best.run.arch,
+        "name": configuration_name(best.run),
+        "hash": best.run.experiment.hash,
+        **{key: best.evaluation[key] for key in ("roc_auc", "thresholds", "spread")},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from surrogate import datasets, machine
 from surrogate.errors import SurrogateError
 from surrogate.evaluation.evaluate import evaluate
-from surrogate.evaluation.protocols import run_protocol
+from surrogate.evaluation.scores import ScoreRow, score_rows
 from surrogate.model.model_file import Model, ModelCard, load
 from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
 from surrogate.report.page import check_out, now, render, write_report
@@ -17,17 +17,6 @@ from surrogate.report.runs import read_metrics
 from surrogate.report.summary import csv_text, sizes_text
 
 __all__ = ["write_model_report"]
-
-#: Name and key of the scores, as `surrogate evaluate` prints them.
-SCORES = (
-    ("ROC AUC", "roc_auc"),
-    ("Average precision", "average_precision"),
-    ("Negative log-likelihood (nats per bin)", "nll"),
-    ("Voltage RMSE, clipped (mV)", "voltage_rmse_mv"),
-    ("Voltage explained variance, clipped", "voltage_explained_variance"),
-    ("Voltage RMSE, unclipped (mV)", "voltage_rmse_unclipped_mv"),
-    ("Voltage explained variance, unclipped", "voltage_explained_variance_unclipped"),
-)
 
 
 def write_model_report(
@@ -48,7 +37,7 @@ def write_model_report(
         The page, ending in .html; by default ``report.html`` beside the model. The JSON and the
         CSV lie beside it.
     data : Path, optional
-        Data set to judge on; by default the bundled sample.
+        Data set to evaluate on; by default the bundled sample.
     split : "valid" | "test" | "train" | "all"
     svg : Path, optional
         Folder that gets the figures as files too.
@@ -70,18 +59,17 @@ def write_model_report(
     out = check_out(out or path.parent / "report.html")
     model = load(path)
     with datasets.open(data) as dataset:
-        trials = dataset.trial_indices(split)
-        say(f"running the model over {len(trials)} trials of split {split}")
-        outputs = run_protocol(model.stack, dataset, trials)
-        scores = evaluate(model, dataset, split, outputs=outputs)
+        say(f"running the model over {len(dataset.trial_indices(split))} trials of split {split}")
+        scores = evaluate(model, dataset, split=split)
+    rows = score_rows(scores)
     say("drawing")
     drawn, missing = [], []
     if scores["note"]:
         missing.append(f"ROC curve, thresholds and spread: {scores['note']}")
     else:
-        drawn.append(draw_roc("roc", "ROC curve", outputs, scores))
+        drawn.append(draw_roc("roc", "ROC curve", scores))
     title = f"Voltage and spikes of one trial, split {split}"
-    drawn.append(draw_traces("traces", title, outputs, model.spike_rule))
+    drawn.append(draw_traces("traces", title, scores))
     try:
         history = read_metrics(path.parent)
     except SurrogateError as error:
@@ -98,12 +86,12 @@ def write_model_report(
         "model.html",
         {drawing.name: drawing for drawing in drawn},
         title=f"{content['model']['name']}: a surrogate neuron",
-        score_rows=_score_rows(scores),
+        score_rows=rows,
         card_rows=_card_rows(model.card),
         recipe_rows=list(model.card.recipe.items()),
         **content,
     )
-    files = write_report(out, html, content, csv_text(_score_rows(scores)), svg, drawn)
+    files = write_report(out, html, content, csv_text([_csv_row(row) for row in rows]), svg, drawn)
     return content | {"files": files}
 
 
@@ -130,21 +118,9 @@ def _content(model: Model, scores: dict[str, Any], missing: list[str]) -> dict[s
     }
 
 
-def _score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """Name, value and interval of each score, in the order of `surrogate evaluate`."""
-    rows = [(name, scores[key], scores[f"{key}_interval"]) for name, key in SCORES]
-    for fpr, rate in (scores["tpr_at_fpr"] or {}).items():
-        interval = (scores["tpr_at_fpr_interval"] or {}).get(fpr)
-        rows.insert(-5, (f"TPR at FPR {float(fpr):.2%}", rate, interval))
-    rule = scores["spike_rule"]
-    for window, agreement in (rule["coincidence"] if rule else {}).items():
-        name = f"F1 of the spike rule's spikes within {window} ms"
-        rows.append((name, agreement["f1"], agreement["f1_interval"]))
-    return [
-        {"score": name, "value": value, "low": ends[0], "high": ends[1]}
-        for name, value, interval in rows
-        for ends in [interval or (None, None)]
-    ]
+def _csv_row(row: ScoreRow) -> dict[str, Any]:
+    low, high = row.interval or (None, None)
+    return {"score": row.label, "value": row.value, "low": low, "high": high}
 
 
 def _card_rows(card: ModelCard) -> list[tuple[str, str]]:

@@ -102,8 +102,8 @@ def write_report(
     return paths
 
 
-def _score(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.4f}"
+def _score(value: float | None, digits: int = 4) -> str:
+    return _NONE if value is None else f"{value:.{digits}f}"
 
 
 def _whole(value: int | None) -> str:
@@ -127,8 +127,8 @@ def _weight(value: float | None) -> str:
     return "None" if value is None else f"{value:g}"
 
 
-def _interval(value: Sequence[float] | None) -> str:
-    return _NONE if value is None else f"[{value[0]:.4f}, {value[1]:.4f}]"
+def _interval(value: Sequence[float] | None, digits: int = 4) -> str:
+    return _NONE if value is None else f"[{', '.join(_score(end, digits) for end in value)}]"
 
 
 def _span(value: Sequence[float], digits: int) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from surrogate import machine
-from surrogate.evaluation.evaluate import choose_rule, evaluate
+from surrogate.evaluation.evaluate import evaluate_outputs
 from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.model.model_file import Model, ModelCard, save
+from surrogate.model.spike_rule import match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces
 from surrogate.plots.learning_curve import plot_learning_curve
 from surrogate.training.selection import instability
@@ -48,9 +49,9 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
     card = _card(trainer)
     if outputs.spikes.any():
         chosen_by = f"output rate of the valid trials of {dataset.digest[:12]}"
-        card.spike_rule = choose_rule(outputs.logits, outputs.spikes, chosen_by=chosen_by).to_dict()
+        card.spike_rule = match_output_rate(outputs.logits, outputs.spikes, chosen_by).to_dict()
     model = Model(stack, card)
-    metrics = evaluate(model, dataset, "valid", outputs=outputs)
+    metrics = evaluate_outputs(model, dataset, "valid", outputs)
     card.metrics = metrics
     save(folder.model, stack, card)
     assert trainer.selection.entry is not None
@@ -75,15 +76,8 @@ def _plot(trainer: Trainer, model: Model, outputs: Outputs) -> None:
     folder = trainer.folder
     plot_learning_curve(folder.path / "learning_curve.png", trainer.history)
     if outputs.spikes.any():
-        plot_roc(folder.path / "roc.png", outputs.logits, outputs.spikes)
-    plot_traces(
-        folder.path / "traces.png",
-        outputs.logits,
-        outputs.voltage,
-        outputs.spikes,
-        outputs.target,
-        model.spike_rule,
-    )
+        plot_roc(folder.path / "roc.png", outputs)
+    plot_traces(folder.path / "traces.png", outputs, model.spike_rule)
 
 
 def _card(trainer: Trainer) -> ModelCard:

@@ -52,7 +52,7 @@ class Selection:
             return (-_number(entry["nll"], math.inf),)
         if self.rule == "spread":
             eligible = auc >= self._best_auc - AUC_MARGIN
-            return (eligible, _number(entry["spread"], -math.inf) if eligible else auc)
+            return (eligible, _number(entry["logit_gap"], -math.inf) if eligible else auc)
         return (auc,)
 
     @property

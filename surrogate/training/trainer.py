@@ -18,9 +18,9 @@ from torch import Tensor
 
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
-from surrogate.evaluation.evaluate import judge
 from surrogate.kernels import SpikeEvents
 from surrogate.model.stack import RecurrentStack
+from surrogate.training.epoch_scores import epoch_scores
 from surrogate.training.initial_weights import initialise
 from surrogate.training.loop import stop_on_signals, train_together
 from surrogate.training.recipe import Recipe
@@ -359,7 +359,7 @@ class Trainer:
         """Judge :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
         weights if they are the best so far."""
         recipe = self.config.recipe
-        scores = judge(logits, voltage, self.judged, self.judged_burn_in_ms)
+        scores = epoch_scores(logits, voltage, self.judged, self.judged_burn_in_ms)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {

@@ -17,13 +17,16 @@ import surrogate
 from surrogate import RecurrentStack, datasets
 from surrogate.cli.main import cli, main
 from surrogate.errors import DataError, UsageError
-from surrogate.evaluation.evaluate import choose_rule, evaluate, judge, rewrite_rule
-from surrogate.evaluation.protocols import PROTOCOLS, run_protocol
-from surrogate.evaluation.scores import spike_scores, voltage_scores
+from surrogate.evaluation.comparison import Comparison
+from surrogate.evaluation.evaluate import evaluate, evaluate_outputs
+from surrogate.evaluation.protocols import PROTOCOLS, Outputs, run_protocol
+from surrogate.evaluation.scores import SCORES
 from surrogate.kernels import SpikeEvents
 from surrogate.model.model_file import Model, ModelCard, save
 from surrogate.model.prediction import predict_dataset, predict_events
+from surrogate.model.spike_rule import match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces, roc_in_terminal
+from surrogate.training.epoch_scores import epoch_scores
 from surrogate.training.windows import Batch, plan_judged_windows, read_batch
 
 
@@ -49,6 +52,7 @@ class RandomTrials:
         rng = np.random.default_rng(4)
         self.path, self.digest = Path("random.h5"), "0" * 64
         self.n_inputs, self.n_steps, self.n_trials = 20, n_steps, n_trials
+        self.dt_ms = 1.0
         self.dense = rng.random((n_trials, n_steps, 20)) < 0.05
         self.potential = rng.normal(-65, 5, (n_trials, n_steps)).astype(np.float32)
         self.times = [np.sort(rng.choice(n_steps, 10, False)) + 0.75 for _ in range(n_trials)]
@@ -167,11 +171,16 @@ def test_published_protocol_burns_in_and_drops_busy_trials(stack) -> None:
 def test_published_voltage_is_rescaled(stack) -> None:
     data = RandomTrials()
     model = Model(stack, ModelCard.for_spec(stack.spec))
-    report = evaluate(model, data, "all", "published", bootstrap=0)
-    outputs = run_protocol(stack, data, range(4), "published")
-    expected = voltage_scores(outputs.voltage, outputs.target, rescale=True)
-    assert report["voltage_rmse_mv"] == expected["voltage_rmse_mv"]
-    assert expected != voltage_scores(outputs.voltage, outputs.target)
+    result = evaluate(model, data, split="all", protocol="published", bootstrap=0)
+    ours, theirs = (
+        np.minimum(voltage.astype(float), -55)
+        for voltage in (result.outputs.voltage, result.outputs.target)
+    )
+    rescaled = (ours - ours.mean()) / ours.std() * theirs.std() + theirs.mean()
+    error = np.sqrt(np.square(rescaled - theirs).mean())
+    assert result["voltage_rmse_mv"] == pytest.approx(error)
+    as_predicted = np.sqrt(np.square(ours - theirs).mean())
+    assert as_predicted != pytest.approx(error, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +206,22 @@ def _whole_trials(data, trials) -> Batch:
 
 
 @pytest.mark.parametrize("burn_in_ms", [0, 150])
-def test_judge_scores_windows_after_their_burn_in(toy_data, stack, burn_in_ms) -> None:
+def test_an_epochs_scores_are_of_windows_after_their_burn_in(toy_data, stack, burn_in_ms) -> None:
     with datasets.open(toy_data) as data:
         trials = data.trial_indices("valid")
         logits, voltage = predict_dataset(stack, data, trials)
-        scores = judge(logits, voltage, _whole_trials(data, trials), burn_in_ms)
+        scores = epoch_scores(logits, voltage, _whole_trials(data, trials), burn_in_ms)
         starts = np.full(len(trials), burn_in_ms)
         steps = 400 - burn_in_ms
-        expected = spike_scores(logits[:, burn_in_ms:], data.spikes(trials, starts, steps))
-        expected |= voltage_scores(voltage[:, burn_in_ms:], data.voltage(trials, starts, steps))
-    assert scores["spread"] > 0
+        expected = Comparison(
+            logits[:, burn_in_ms:],
+            voltage[:, burn_in_ms:],
+            data.spikes(trials, starts, steps),
+            data.voltage(trials, starts, steps),
+        )
+    assert scores["logit_gap"] > 0
     for name in ("roc_auc", "average_precision", "nll", "voltage_rmse_mv"):
-        assert scores[name] == expected[name]
+        assert scores[name] == SCORES[name].measure(expected)
 
 
 def test_outputs_that_are_not_finite_have_no_scores(toy_data, stack) -> None:
@@ -216,24 +229,16 @@ def test_outputs_that_are_not_finite_have_no_scores(toy_data, stack) -> None:
         stack.head.bias[0] = torch.nan
     with datasets.open(toy_data) as data:
         outputs = predict_dataset(stack, data, [0])
-        assert set(judge(*outputs, _whole_trials(data, [0]), 0).values()) == {None}
+        assert set(epoch_scores(*outputs, _whole_trials(data, [0]), 0).values()) == {None}
         with pytest.raises(DataError, match="not finite"):
-            evaluate(Model(stack, ModelCard.for_spec(stack.spec)), data, "test")
+            evaluate(Model(stack, ModelCard.for_spec(stack.spec)), data)
 
 
 def test_report_has_every_promised_key_with_its_interval(toy_data, model_path) -> None:
     model = surrogate.load(model_path)
     with datasets.open(toy_data) as data:
-        report = evaluate(model, data, "all", bootstrap=50)
-    for name in (
-        "roc_auc",
-        "average_precision",
-        "nll",
-        "voltage_rmse_mv",
-        "voltage_explained_variance",
-        "voltage_rmse_unclipped_mv",
-        "voltage_explained_variance_unclipped",
-    ):
+        report = evaluate(model, data, split="all", bootstrap=50)
+    for name in (name for name, score in SCORES.items() if not score.at):
         low, high = report[f"{name}_interval"]
         assert low <= report[name] <= high, name
     assert report["tpr_at_fpr"].keys() == report["tpr_at_fpr_interval"].keys() == {"0.0025", "0.01"}
@@ -252,7 +257,7 @@ def test_the_seed_decides_the_intervals(toy_data, model_path) -> None:
     model = surrogate.load(model_path)
     with datasets.open(toy_data) as data:
         one, two, other = (
-            evaluate(model, data, "train", bootstrap=30, seed=seed)["roc_auc_interval"]
+            evaluate(model, data, split="train", bootstrap=30, seed=seed)["roc_auc_interval"]
             for seed in (1, 1, 2)
         )
     assert one == two != other
@@ -263,7 +268,7 @@ def test_one_trial_has_no_intervals(toy_data, model_path) -> None:
     with datasets.open(toy_data) as data:
         view = SimpleNamespace(**{name: getattr(data, name) for name in ("path", "digest")})
         outputs = run_protocol(model.stack, data, [0])
-        report = evaluate(model, view, "test", outputs=outputs)
+        report = evaluate_outputs(model, view, "test", outputs)
     assert report["roc_auc"] is not None
     assert report["roc_auc_interval"] is report["tpr_at_fpr_interval"] is None
 
@@ -274,20 +279,14 @@ def test_trials_without_spikes_are_reported_not_raised(toy_data, model_path) -> 
     with datasets.open(toy_data) as data:
         outputs = run_protocol(model.stack, data, [0, 1])
         outputs.spikes[:] = 0
-        report = evaluate(model, data, "test", bootstrap=20, outputs=outputs)
-        with pytest.raises(UsageError, match="no output spike"):
-            rewrite_rule(model, data, "test", outputs)
+        report = evaluate_outputs(model, data, "test", outputs, bootstrap=20)
     assert report["roc_auc"] is report["roc_auc_interval"] is report["thresholds"] is None
     assert report["spread"] is None
     assert "no output spike" in report["note"]
     assert report["bootstrap"]["without_spikes"] == 20
     assert report["voltage_rmse_mv"] > 0
-    assert report["spike_rule"]["coincidence"]["0"] == {
-        "precision": None,
-        "recall": None,
-        "f1": None,
-        "f1_interval": None,
-    }
+    assert report["spike_rule"]["emitted_spikes"] == 0
+    assert report["event_f1"] is report["event_f1_interval"] is None
 
 
 def test_emission_is_counted_against_the_neuron(toy_data, model_path) -> None:
@@ -295,13 +294,16 @@ def test_emission_is_counted_against_the_neuron(toy_data, model_path) -> None:
     with datasets.open(toy_data) as data:
         outputs = run_protocol(model.stack, data, data.trial_indices("all"))
         outputs.logits[:] = np.where(outputs.spikes, 5.0, -5.0)
-        model.card.spike_rule = choose_rule(outputs.logits, outputs.spikes).to_dict()
-        rule = evaluate(model, data, "all", bootstrap=20, outputs=outputs)["spike_rule"]
+        model.card.spike_rule = match_output_rate(outputs.logits, outputs.spikes, "test").to_dict()
+        report = evaluate_outputs(model, data, "all", outputs, bootstrap=20)
+    rule = report["spike_rule"]
     assert rule["emitted_spikes"] == outputs.spikes.sum()
     assert rule["emitted_rate_hz"] == rule["neuron_rate_hz"]
     assert rule["emitted_rate_hz"] == pytest.approx(outputs.spikes.sum() / 4.8)
-    perfect = {"precision": 1.0, "recall": 1.0, "f1": 1.0, "f1_interval": [1.0, 1.0]}
-    assert rule["coincidence"] == {window: perfect for window in ("0", "1", "2", "5")}
+    windows = ("0", "1", "2", "5")
+    for name in ("event_f1", "event_precision", "event_recall"):
+        assert report[name] == dict.fromkeys(windows, 1.0)
+        assert report[f"{name}_interval"] == {window: [1.0, 1.0] for window in windows}
 
 
 @pytest.fixture
@@ -358,6 +360,36 @@ def test_no_rule_is_chosen_on_test_trials(model_path, toy_data, options, capsys)
     assert model_path.read_bytes() == before
 
 
+def test_no_rule_is_chosen_without_a_spike_or_a_file(toy_data, model_path, stack) -> None:
+    before = model_path.read_bytes()
+    with datasets.open(toy_data) as data:
+        data.spikes = lambda trials, starts, steps, labels: np.zeros((len(trials), steps), np.uint8)
+        with pytest.raises(UsageError, match="no output spike in split 'valid'"):
+            evaluate(model_path, data, split="valid", write_rule=True)
+        alone = Model(stack, ModelCard.for_spec(stack.spec))
+        with pytest.raises(UsageError, match="no file to write"):
+            evaluate(alone, data, split="valid", write_rule=True)
+    assert model_path.read_bytes() == before
+
+
+def test_evaluating_in_python_is_what_the_command_does(run, model_path, toy_data) -> None:
+    result = surrogate.evaluate(model_path, toy_data, split="valid", bootstrap=20)
+    options = ("--split", "valid", "--bootstrap", "20")
+    printed = json.loads(run(*options, "--json").stdout)
+    shown = run(*options).stdout
+    assert {**result, "seconds": 0} == {**printed, "seconds": 0}
+    # All but the line that says how long it took.
+    assert [line for line in str(result).splitlines() if line not in shown.splitlines()] in (
+        [],
+        str(result).splitlines()[1:2],
+    )
+    assert result.outputs.logits.shape == (result["n_trials"], 400)
+    with datasets.open(toy_data) as data:
+        again = surrogate.evaluate(result.model, data, split="valid", bootstrap=20)
+        assert data.voltage([0], [0], 1).size  # still open
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+
+
 def test_wrong_input_size_is_one_line_on_the_command_line(tmp_path, toy_data, capsys) -> None:
     stack = RecurrentStack("rnn", (2,))
     save(tmp_path / "m.h5", stack, ModelCard.for_spec(stack.spec))
@@ -367,26 +399,41 @@ def test_wrong_input_size_is_one_line_on_the_command_line(tmp_path, toy_data, ca
     assert "20 input channels, the model takes 1278" in error[0]
 
 
+def _outputs(logits: np.ndarray, spikes: np.ndarray) -> Outputs:
+    return Outputs(
+        logits,
+        voltage=logits - 70.0,
+        spikes=spikes,
+        target=logits - 71.0,
+        trials=np.arange(len(logits)),
+        dropped=0,
+        first_bin=0,
+        protocol="stateful",
+        labels="exact",
+        seconds=0.0,
+    )
+
+
 def test_terminal_curve_of_a_perfect_model_and_of_chance() -> None:
     spikes = np.zeros((2, 500), np.uint8)
     spikes[:, ::50] = 1
-    perfect = roc_in_terminal(spikes.astype(float), spikes, width=20, height=5).splitlines()
+    perfect = roc_in_terminal(_outputs(spikes.astype(float), spikes), 20, 5).splitlines()
     assert len(perfect) == 9
     assert {len(line) for line in perfect[1:6]} == {25}
     # The top row of dots is filled from left to right, the left column from bottom to top.
     assert all(ord(cell) & 0b1001 == 0b1001 for cell in perfect[1][5:])
     assert all(ord(line[5]) & 0b1000111 == 0b1000111 for line in perfect[2:6])
-    chance = roc_in_terminal(np.zeros(spikes.shape), spikes, width=20, height=5).splitlines()
+    chance = roc_in_terminal(_outputs(np.zeros(spikes.shape), spikes), 20, 5).splitlines()
     assert chance[1][5:8] == "\u2800" * 3
-    assert "no ROC curve" in roc_in_terminal(np.zeros((1, 5)), np.zeros((1, 5), int))
+    assert "no ROC curve" in roc_in_terminal(_outputs(np.zeros((1, 5)), np.zeros((1, 5), int)))
 
 
 def test_plots_of_constant_logits_and_of_silence_are_drawn(tmp_path) -> None:
     spikes = np.zeros((2, 100), np.uint8)
     spikes[0, 50] = 1
     flat = np.zeros(spikes.shape, np.float32)
-    plot_roc(tmp_path / "roc.svg", flat, spikes)
-    plot_traces(tmp_path / "traces.png", flat, flat - 70, spikes * 0, flat - 71)
+    plot_roc(tmp_path / "roc.svg", _outputs(flat, spikes))
+    plot_traces(tmp_path / "traces.png", _outputs(flat, spikes * 0))
     assert (tmp_path / "roc.svg").read_text().startswith("<?xml")
     assert (tmp_path / "traces.png").read_bytes().startswith(b"\x89PNG")
 
@@ -394,5 +441,5 @@ def test_plots_of_constant_logits_and_of_silence_are_drawn(tmp_path) -> None:
 def test_a_picture_of_unknown_kind_is_a_usage_error(tmp_path) -> None:
     spikes = np.eye(3, dtype=np.uint8)
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
-        plot_roc(tmp_path / "roc.gif", spikes.astype(float), spikes)
+        plot_roc(tmp_path / "roc.gif", _outputs(spikes.astype(float), spikes))
     assert list(tmp_path.iterdir()) == []

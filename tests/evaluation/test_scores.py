@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
+from surrogate.cli.main import cli
 from surrogate.evaluation import bootstrap
-from surrogate.evaluation.scores import (
-    bin_nll,
-    coincidences,
-    ideal_thresholds,
-    logit_spread,
-    roc_of,
-    sigmoid,
-    spike_scores,
-    voltage_pairs,
-    voltage_scores,
-)
+from surrogate.evaluation.bootstrap import Resamples, draw_weights, interval
+from surrogate.evaluation.comparison import Comparison
+from surrogate.evaluation.roc import ideal_thresholds, logit_spread, roc_of, sigmoid
+from surrogate.evaluation.scores import SCORES, Score, bin_nll, clipped_voltages, coincidences
 
 # Four silent bins and three spikes: ranks 6 5 5 4 3 2 1 with one tie across the classes.
 LOGITS = np.array([[6.0, 5.0, 4.0, 1.0], [5.0, 3.0, 2.0, 0.0]], np.float32)
@@ -40,9 +38,26 @@ def _noisy(seed: int, trials: int = 6, steps: int = 300, decimals: int = 1):
     return logits, spikes, voltage, target
 
 
+def _compared(seed: int) -> Comparison:
+    """:func:`_noisy`, with spikes emitted near the neuron's and elsewhere."""
+    logits, spikes, voltage, target = _noisy(seed)
+    return Comparison(logits, voltage, spikes, target, emitted=logits > 2)
+
+
+def _spike_scores(logits: np.ndarray, spikes: np.ndarray) -> dict[str, object]:
+    compared = Comparison(logits, 0.0 * logits, spikes, 0.0 * logits)
+    names = ("roc_auc", "average_precision", "tpr_at_fpr", "nll")
+    return {name: SCORES[name].measure(compared) for name in names}
+
+
+def _voltage_scores(voltage: np.ndarray, target: np.ndarray) -> dict[str, object]:
+    compared = Comparison(voltage, voltage, np.zeros(target.shape, np.uint8), target)
+    return {name: SCORES[name].measure(compared) for name in SCORES if name.startswith("voltage")}
+
+
 def test_spike_scores_by_hand() -> None:
     # Pairs won by the spikes 6, 5, 3 against the silent 5, 4, 2, 1, 0: 5 + 4.5 + 3 of 15.
-    scores = spike_scores(LOGITS, SPIKES)
+    scores = _spike_scores(LOGITS, SPIKES)
     assert scores["roc_auc"] == pytest.approx(12.5 / 15)
     assert scores["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
     assert scores["tpr_at_fpr"] == {"0.0025": pytest.approx(1 / 3), "0.01": pytest.approx(1 / 3)}
@@ -54,13 +69,13 @@ def test_auc_of_gaussian_logits_is_the_known_integral() -> None:
     spikes = np.zeros((20, 5000), np.uint8)
     spikes[:, ::2] = 1
     logits = rng.normal(size=spikes.shape) + np.sqrt(2) * spikes
-    assert spike_scores(logits, spikes)["roc_auc"] == pytest.approx(0.841345, abs=0.004)
+    assert _spike_scores(logits, spikes)["roc_auc"] == pytest.approx(0.841345, abs=0.004)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_spike_scores_equal_scikit_learn(seed) -> None:
     logits, spikes, _, _ = _noisy(seed)
-    scores = spike_scores(logits, spikes)
+    scores = _spike_scores(logits, spikes)
     assert scores["roc_auc"] == roc_auc_score(spikes.ravel(), logits.ravel())
     assert scores["average_precision"] == average_precision_score(spikes.ravel(), logits.ravel())
     assert scores["nll"] == pytest.approx(
@@ -81,12 +96,12 @@ def test_ranking_keeps_logits_apart_that_float32_sigmoids_merge() -> None:
     logits = np.array([[30.0, 29.0, 28.0, 27.0]], np.float32)
     spikes = np.array([[1, 1, 0, 0]], np.uint8)
     assert len(np.unique(torch.sigmoid(torch.from_numpy(logits)))) == 1
-    assert spike_scores(logits, spikes)["roc_auc"] == 1.0
+    assert _spike_scores(logits, spikes)["roc_auc"] == 1.0
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_without_both_classes_there_is_nothing_to_rank(value) -> None:
-    scores = spike_scores(LOGITS, np.full_like(SPIKES, value))
+    scores = _spike_scores(LOGITS, np.full_like(SPIKES, value))
     assert scores["roc_auc"] is scores["average_precision"] is scores["tpr_at_fpr"] is None
     assert np.isfinite(scores["nll"])
 
@@ -164,7 +179,7 @@ def test_saturation_is_where_torch_float32_sigmoid_ends() -> None:
 def test_voltage_scores_clip_prediction_and_target() -> None:
     target = np.array([[-70.0, -60.0, 20.0, -60.0]])
     predicted = np.array([[-69.0, -62.0, -40.0, -60.0]])
-    scores = voltage_scores(predicted, target)
+    scores = _voltage_scores(predicted, target)
     assert scores["voltage_rmse_mv"] == pytest.approx(np.sqrt((1 + 4) / 4))
     assert scores["voltage_rmse_unclipped_mv"] == pytest.approx(np.sqrt((1 + 4 + 3600) / 4))
     error, clipped = np.array([-1.0, 2, 0, 0]), np.array([-70.0, -60, -55, -60])
@@ -173,14 +188,16 @@ def test_voltage_scores_clip_prediction_and_target() -> None:
 
 def test_explained_variance_ignores_an_offset_and_needs_variance() -> None:
     target = np.linspace(-80, -60, 50).reshape(2, 25)
-    assert voltage_scores(target - 3, target)["voltage_explained_variance"] == pytest.approx(1)
+    assert _voltage_scores(target - 3, target)["voltage_explained_variance"] == pytest.approx(1)
     flat = np.full((2, 25), -70.0)
-    assert voltage_scores(target, flat)["voltage_explained_variance"] is None
+    assert _voltage_scores(target, flat)["voltage_explained_variance"] is None
 
 
 def test_rescaled_voltage_has_the_targets_mean_and_deviation() -> None:
-    _, _, voltage, target = _noisy(4)
-    for ours, theirs in voltage_pairs(0.5 * voltage - 45, target, rescale=True).values():
+    _, spikes, voltage, target = _noisy(4)
+    rescaled = Comparison(voltage, 0.5 * voltage - 45, spikes, target, rescale_voltage=True)
+    for limit in (-55.0, np.inf):
+        ours, theirs = clipped_voltages(rescaled, limit)
         assert ours.mean() == pytest.approx(theirs.mean())
         assert ours.std() == pytest.approx(theirs.std())
 
@@ -217,53 +234,85 @@ def test_coincidences_are_a_greatest_matching(true, ours, window) -> None:
     assert coincidences(trains[1].astype(bool), trains[0], window).tolist() == [pairs]
 
 
+def test_windows_of_coincidences_are_in_ms() -> None:
+    spikes = np.zeros((1, 30), np.uint8)
+    spikes[0, 10] = 1
+    emitted = np.roll(spikes, 3, axis=1).astype(bool)  # 3 bins late
+    for dt_ms, found in ((1.0, [0, 0, 0, 1]), (0.5, [0, 0, 1, 1]), (0.1, [0, 1, 1, 1])):
+        compared = Comparison(spikes, spikes, spikes, spikes, emitted, dt_ms)
+        for name in ("event_f1", "event_precision", "event_recall"):
+            assert list(SCORES[name].measure(compared).values()) == found
+
+
+def test_event_scores_by_hand() -> None:
+    spikes, emitted = np.zeros((2, 50), np.uint8), np.zeros((2, 50), bool)
+    spikes[0, [5, 20]] = spikes[1, [7, 30, 40]] = 1
+    emitted[0, [5, 22]] = emitted[1, [8]] = True
+    compared = Comparison(spikes, spikes, spikes, spikes, emitted)
+    pairs = {"0": 1, "1": 2, "2": 3, "5": 3}
+    for name, whole in (("event_precision", 3), ("event_recall", 5), ("event_f1", 4)):
+        expected = {window: pytest.approx(count / whole) for window, count in pairs.items()}
+        assert SCORES[name].measure(compared) == expected
+    assert SCORES["event_f1"].measure(Comparison(spikes, spikes, spikes, spikes)) is None
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_bootstrap_equals_scores_of_repeated_trials(seed) -> None:
-    logits, spikes, voltage, target = _noisy(seed)
-    weights = bootstrap.draw_weights(len(spikes), 25, seed)
-    assert (weights.sum(axis=1) == len(spikes)).all()
-    resampled = bootstrap.resampled_scores(weights, logits, spikes, voltage, target)
-    for index, row in enumerate(weights):
-        drawn = np.repeat(np.arange(len(spikes)), row.astype(int))
-        expected = spike_scores(logits[drawn], spikes[drawn])
-        expected |= voltage_scores(voltage[drawn], target[drawn])
-        expected |= {f"tpr_at_fpr {x}": v for x, v in expected.pop("tpr_at_fpr").items()}
-        assert expected.keys() == resampled.keys()
-        for name, value in expected.items():
-            assert resampled[name][index] == pytest.approx(value, rel=1e-9), name
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
+def test_bootstrap_equals_the_score_of_repeated_trials(score: Score, seed: int) -> None:
+    compared = _compared(seed)
+    weights = draw_weights(len(compared.spikes), 25, seed)
+    assert (weights.sum(axis=1) == len(compared.spikes)).all()
+    assert score.resampled is not None
+    by_repetition = dataclasses.replace(score, resampled=None)
+    for at in [(value,) for value in score.at] or [()]:
+        at_once, one_by_one = (
+            each.resample(Resamples(compared, weights), *at) for each in (score, by_repetition)
+        )
+        np.testing.assert_allclose(at_once, one_by_one, rtol=1e-9)
 
 
 def test_bootstrap_in_blocks_equals_bootstrap_at_once(monkeypatch) -> None:
-    logits, spikes, voltage, target = _noisy(7)
-    weights = bootstrap.draw_weights(len(spikes), 40, 0)
-    whole = bootstrap.resampled_scores(weights, logits, spikes, voltage, target)
+    compared = _compared(7)
+    weights = draw_weights(len(compared.spikes), 40, 0)
+    whole = Resamples(compared, weights).ranking
     monkeypatch.setattr(bootstrap, "_TABLE", 1)
-    for name, values in bootstrap.resampled_scores(
-        weights, logits, spikes, voltage, target
-    ).items():
+    for name, values in Resamples(compared, weights).ranking.items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-12)
 
 
 def test_a_resample_without_spikes_is_dropped_from_spike_scores_only() -> None:
-    logits, spikes, voltage, target = _noisy(2)
     weights = np.array([[6, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], float)
-    resampled = bootstrap.resampled_scores(weights, logits, spikes, voltage, target)
-    assert np.isnan(resampled["roc_auc"][0])
-    assert np.isfinite(resampled["nll"]).all()
-    assert np.isfinite(resampled["voltage_rmse_mv"]).all()
-    edges = bootstrap.intervals(resampled)["roc_auc"]
-    assert edges == [resampled["roc_auc"][1]] * 2
-    assert bootstrap.intervals({"x": np.array([np.nan])}) == {"x": None}
+    resamples = Resamples(_compared(2), weights)
+    auc = SCORES["roc_auc"].resample(resamples)
+    assert np.isnan(auc[0])
+    for name in ("nll", "voltage_rmse_mv"):
+        assert np.isfinite(SCORES[name].resample(resamples)).all()
+    assert SCORES["roc_auc"].intervals(resamples) == [auc[1]] * 2
+    assert interval(np.array([np.nan])) is None
+
+
+def test_without_resamples_there_are_no_intervals() -> None:
+    resamples = Resamples(_compared(2), draw_weights(6, 0, 0))
+    assert {score.intervals(resamples) for score in SCORES.values()} == {None}
 
 
 def test_intervals_cover_the_middle_95_percent() -> None:
-    values = np.arange(1001.0)
-    assert bootstrap.intervals({"x": values})["x"] == [25.0, 975.0]
+    assert interval(np.arange(1001.0)) == [25.0, 975.0]
 
 
 def test_a_thousand_resamples_of_a_test_set_take_seconds() -> None:
     logits, spikes, voltage, target = _noisy(0, trials=32, steps=6000, decimals=6)
+    compared = Comparison(logits, voltage, spikes, target, emitted=logits > 3)
     start = time.process_time()
-    weights = bootstrap.draw_weights(32, 1000, 0)
-    bootstrap.resampled_scores(weights, logits, spikes, voltage, target)
+    resamples = Resamples(compared, draw_weights(32, 1000, 0))
+    for score in SCORES.values():
+        score.intervals(resamples)
     assert time.process_time() - start < 10
+
+
+def test_every_score_is_explained() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    shown = CliRunner().invoke(cli, ["evaluate", "--help"]).output
+    for name in SCORES:
+        assert f"`{name}`" in document
+        assert re.search(rf"\b{name}\b", shown), name

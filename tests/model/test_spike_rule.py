@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surrogate.evaluation.evaluate import REFRACTORY_MS, choose_rule
-from surrogate.model.spike_rule import SpikeRule, match_output_rate
+from surrogate.model.spike_rule import REFRACTORY_MS, SpikeRule, match_output_rate
 
 
 def _emit_one_bin_at_a_time(logits: np.ndarray, level: float, refractory_ms: int) -> np.ndarray:
@@ -63,7 +62,7 @@ def test_matched_rule_emits_the_neurons_number_of_spikes(refractory_ms) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(5, 2000)).astype(np.float32)
     spikes = (rng.random(logits.shape) < 0.01).astype(np.uint8)
-    rule = match_output_rate(logits, spikes, refractory_ms, "test")
+    rule = match_output_rate(logits, spikes, "test", refractory_ms)
     assert rule.emit(logits).sum() == spikes.sum()
     assert rule.refractory_ms == refractory_ms
 
@@ -71,7 +70,7 @@ def test_matched_rule_emits_the_neurons_number_of_spikes(refractory_ms) -> None:
 def test_matched_level_lies_between_the_logits_that_spike_and_those_that_do_not() -> None:
     logits = np.array([[0.0, 5.0, 1.0, 4.0, 0.5]], np.float32)
     spikes = np.array([[0, 1, 0, 1, 0]], np.uint8)
-    assert match_output_rate(logits, spikes, 1, "test").logit == 2.5
+    assert match_output_rate(logits, spikes, "test", 1).logit == 2.5
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,14 +84,14 @@ def test_no_level_matches_the_rate_better(seed, refractory_ms, decimals) -> None
     counts = [
         _emit_one_bin_at_a_time(logits, level, refractory_ms).sum() for level in np.unique(logits)
     ]
-    rule = match_output_rate(logits, spikes, refractory_ms, "test")
+    rule = match_output_rate(logits, spikes, "test", refractory_ms)
     best = min(abs(int(count) - wanted) for count in counts)
     assert abs(int(rule.emit(logits).sum()) - wanted) == best
 
 
 def test_a_silent_neuron_has_no_rate_to_match() -> None:
     with pytest.raises(ValueError, match="no output spike"):
-        match_output_rate(np.zeros((1, 5)), np.zeros((1, 5), np.uint8), 1, "test")
+        match_output_rate(np.zeros((1, 5)), np.zeros((1, 5), np.uint8), "test")
 
 
 def test_refractory_period_gives_way_to_a_faster_neuron() -> None:
@@ -100,9 +99,9 @@ def test_refractory_period_gives_way_to_a_faster_neuron() -> None:
     slow, fast = np.zeros((2, 2, 100), np.uint8)
     slow[0, [5, 40]] = slow[1, 41] = 1
     fast[0, [5, 8, 40]] = 1
-    assert choose_rule(logits, slow).refractory_ms == REFRACTORY_MS
-    assert choose_rule(logits, fast).refractory_ms == 3
-    assert choose_rule(logits, fast, refractory_ms=2).refractory_ms == 2
+    assert match_output_rate(logits, slow, "test").refractory_ms == REFRACTORY_MS
+    assert match_output_rate(logits, fast, "test").refractory_ms == 3
+    assert match_output_rate(logits, fast, "test", 2).refractory_ms == 2
 
 
 def test_refractory_period_is_below_every_interval_of_the_real_neuron(shared_data) -> None:

@@ -198,7 +198,7 @@ def test_amount_of_data_stands_beside_the_blogs(page, report) -> None:
     assert report["data"]["train_hours"] == pytest.approx(8 * 0.4 / 3600)
     text = " ".join(page.texts["amount"].split())
     assert "Trained on 8 trials, 0.000889 h" in text
-    assert "judged on 2 validation trials" in text
+    assert "evaluated on 2 validation trials" in text
     assert "The blog trained each model on 7.1 h" in text
 
 

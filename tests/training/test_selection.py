@@ -10,8 +10,8 @@ import torch
 from surrogate.training.selection import Selection, instability
 
 
-def _entry(epoch: int, auc: float | None, nll: float | None = 1.0, spread: float | None = 1.0):
-    return {"epoch": epoch, "roc_auc": auc, "nll": nll, "spread": spread}
+def _entry(epoch: int, auc: float | None, nll: float | None = 1.0, logit_gap: float | None = 1.0):
+    return {"epoch": epoch, "roc_auc": auc, "nll": nll, "logit_gap": logit_gap}
 
 
 RUN = [

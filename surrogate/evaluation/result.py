@@ -1,0 +1,88 @@
+"""What an evaluation gives: a dict that prints as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surrogate.evaluation.protocols import Outputs
+from surrogate.evaluation.scores import score_rows
+from surrogate.model.model_file import Model
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation(dict[str, Any]):
+    """Scores of a model with their intervals, as ``surrogate evaluate --json`` prints them.
+
+    ``print`` shows them as a table.
+
+    Attributes
+    ----------
+    model : Model
+    outputs : Outputs
+        What the model and the neuron did: ``logits``, ``voltage``, ``spikes`` and ``target``,
+        arrays [trials, bins], and how they were run.
+    """
+
+    def __init__(self, scores: Mapping[str, Any], model: Model, outputs: Outputs) -> None:
+        super().__init__(scores)
+        self.model, self.outputs = model, outputs
+
+    def __str__(self) -> str:
+        parts = [self._subject(), self._scores()]
+        if self["note"]:
+            parts.append(f"note: {self['note']}")
+        else:
+            parts += [self._thresholds(), f"{self._spread()}\n{self._spike_rule()}"]
+        return "\n\n".join(parts)
+
+    def _subject(self) -> str:
+        card, sizes = self.model.card, "-".join(map(str, self.model.card.hidden_sizes))
+        size = self["model_file_bytes"]
+        file = "" if size is None else f"model file {size:,} bytes, "
+        dropped = f", {self['n_trials_dropped']} left out" if self["n_trials_dropped"] else ""
+        return (
+            f"{card.arch} {sizes}, {self['parameters']:,} parameters; {file}"
+            f"state {self['state_bytes']:,} bytes\n"
+            f"{self['data']['name']}, split {self['split']}: {self['n_trials']} trials{dropped}, "
+            f"{self['n_spikes']} spikes; protocol {self['protocol']}, {self['labels']} spike "
+            f"times, {self['seconds']:.1f} s"
+        )
+
+    def _scores(self) -> str:
+        lines = [f"{'score':<40}{'value':>10}   95 % over trials"]
+        for row in score_rows(self):
+            value, *ends = (
+                "none" if figure is None else f"{figure:.{row.digits}f}"
+                for figure in (row.value, *(row.interval or ()))
+            )
+            lines.append(f"{row.label:<40}{value:>10}" + (f"   [{', '.join(ends)}]" * bool(ends)))
+        return "\n".join(lines)
+
+    def _thresholds(self) -> str:
+        lines = [f"{'threshold by':<16}{'logit':>12}{'probability':>14}{'TPR':>8}{'FPR':>9}"]
+        for name, point in self["thresholds"].items():
+            lines.append(
+                f"{name:<16}{point['logit']:>12.7g}{point['probability']:>14.7g}"
+                f"{point['tpr']:>8.3f}{point['fpr']:>9.5f}"
+            )
+        return "\n".join(lines)
+
+    def _spread(self) -> str:
+        spread = self["spread"]
+        return (
+            f"spread: {spread['saturated_share']:.2%} saturated, "
+            f"{spread['distinct_above_threshold']} distinct logits above the rate threshold, "
+            f"logit gap {spread['logit_gap']:.4g}"
+        )
+
+    def _spike_rule(self) -> str:
+        rule = self["spike_rule"]
+        if rule is None:
+            return "spike rule: none chosen yet; choose one with --split valid --write-rule"
+        return (
+            f"spike rule: logit {rule['logit']:.7g}, refractory {rule['refractory_ms']} ms "
+            f"({rule['chosen_by']})\n"
+            f"  emits {rule['emitted_rate_hz']:.2f} Hz, the neuron {rule['neuron_rate_hz']:.2f} Hz"
+        )
