@@ -181,7 +181,7 @@ class OurSteps(StepContender):
             self.variant = self.stepper.provider
             self.bins = [(channel.numpy(), row_ptr.numpy()) for channel, row_ptr in problem.bins()]
         else:
-            from surrogate.kernels.triton.step import TritonStepper
+            from surrogate.kernels.triton.step.stepper import TritonStepper
 
             self.stepper = TritonStepper(case.spec, problem.weights, case.batch)
             self.variant = "triton"

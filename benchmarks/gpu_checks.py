@@ -19,8 +19,8 @@ from surrogate.benchmarks.measure import parity
 from surrogate.benchmarks.problems import Case, Problem
 from surrogate.kernels import StackSpec
 from surrogate.kernels.triton.chips import chip_of
-from surrogate.kernels.triton.plan import StepPlan, plan_step
-from surrogate.kernels.triton.step import TritonStepper
+from surrogate.kernels.triton.step.plan import StepPlan, plan_step
+from surrogate.kernels.triton.step.stepper import TritonStepper
 
 __all__ = ["NEURONS", "Rows", "check", "checks", "reason_of"]
 

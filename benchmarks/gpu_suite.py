@@ -34,9 +34,9 @@ from surrogate.benchmarks.problems import Case, Problem
 from surrogate.errors import SurrogateError, UsageError
 from surrogate.files import atomic_write_text
 from surrogate.kernels import StackSpec
+from surrogate.kernels.triton import configurations
 from surrogate.kernels.triton.chips import CHIPS
-from surrogate.kernels.triton.configurations import configurations
-from surrogate.kernels.triton.cost import predict
+from surrogate.kernels.triton.offline.cost import predict
 
 __all__ = ["GraphSteps", "run", "suite_cases"]
 

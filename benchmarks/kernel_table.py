@@ -14,7 +14,7 @@ from surrogate.benchmarks.cases import BATCH, STEPS
 from surrogate.benchmarks.peers import peer_names
 from surrogate.benchmarks.problems import Case
 from surrogate.benchmarks.tables import call_text, duration
-from surrogate.kernels.triton.configurations import configurations
+from surrogate.kernels.triton import configurations
 
 __all__ = ["kernel_cases", "kernel_table", "kernel_text"]
 
@@ -94,7 +94,7 @@ def _is_of(row: Mapping[str, Any], case: Case) -> bool:
 
 def _cost_model(notes: list[str]) -> Callable[..., float] | None:
     try:
-        from surrogate.kernels.triton.cost import predict
+        from surrogate.kernels.triton.offline.cost import predict
     except ImportError as error:
         notes.append(
             f"predictions are left out: {error.name} is not installed; on Linux: "

@@ -48,7 +48,7 @@ class Case:
     @property
     def config(self) -> str:
         """Architecture and sizes, such as ``"lstm 256-64-2"``."""
-        return f"{self.spec.arch} {'-'.join(map(str, self.spec.hidden_sizes))}"
+        return self.spec.name
 
     @property
     def row(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surrogate.errors import UsageError
 from surrogate.kernels import StackSpec
+from surrogate.kernels.triton import why_not
 
 __all__ = ["GpuStepper", "check_gpu"]
 
@@ -25,18 +26,11 @@ def check_gpu(device: str, precision: np.dtype) -> None:
         With the reason, and the cure.
     """
     try:
-        from surrogate.kernels.triton import available, usable
-    except ImportError as error:
-        raise UsageError(
-            f'device={device!r} needs Triton ({error}); install triton, or leave device="cpu"'
-        ) from error
-    try:
         found = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"unknown device {device!r}: expected 'cpu' or 'cuda'") from error
     dtype = torch.from_numpy(np.empty(0, precision)).dtype
-    if not usable(found, dtype):
-        reason = available() or "it takes a GPU and precision='float32'"
+    if reason := why_not(found, dtype):
         raise UsageError(f'device={device!r} cannot be used: {reason}; or leave device="cpu"')
 
 
@@ -65,7 +59,7 @@ class GpuStepper:
         state: NDArray[Any],
         outputs: NDArray[Any],
     ) -> None:
-        from surrogate.kernels.triton.step import TritonStepper
+        from surrogate.kernels.triton.step.stepper import TritonStepper
 
         there = {name: weight.to(device) for name, weight in weights.items()}
         self.outputs = outputs

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
 
-__all__ = ["ARCHITECTURES", "Architecture", "OnnxOperator", "architecture"]
+__all__ = ["ARCHITECTURES", "HIDDEN_SIZES", "Architecture", "OnnxOperator", "architecture"]
 
 State = tuple[Tensor, ...]
 
@@ -75,8 +75,9 @@ class Architecture:
         The autograd function of the provider "torch", which does all steps of a layer at once.
     cpp_code : int or None
         The case of ``cell_of`` in ``kernels/cpu/cells.h``; None: no C++ kernels.
-    triton : bool
-        Whether ``kernels/triton/cells.py`` has the cell.
+    triton : str or None
+        Where its :class:`surrogate.kernels.triton.cells.Cell` is, ``"module:name"``: that module
+        imports Triton. None: no Triton kernels.
     onnx : OnnxOperator or None
         None: ONNX has no such layer.
     colour, marker : str
@@ -93,7 +94,7 @@ class Architecture:
     module: Callable[..., nn.Module] | None = None
     torch_layer: type[torch.autograd.Function] | None = None
     cpp_code: int | None = None
-    triton: bool = False
+    triton: str | None = None
     onnx: OnnxOperator | None = None
     colour: str = "#777777"
     marker: str = "D"
@@ -134,6 +135,16 @@ def _step_lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+#: The six sizes of the blog's grid of 216 runs; five are published, 128-32-2 stands in for one.
+HIDDEN_SIZES = (
+    (32, 16, 2),
+    (128, 32, 2),
+    (256, 64, 2),
+    (128, 64, 64, 64, 32, 2),
+    (256, 128, 64, 32, 16, 2),
+    (512, 256, 128, 64, 32, 2),
+)
+
 #: By name. Default sizes are the best of the blog's grid; its GRU sizes are unpublished.
 ARCHITECTURES: dict[str, Architecture] = {
     each.name: each
@@ -145,7 +156,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             module=nn.RNN,
             torch_layer=RNNLayer,
             cpp_code=0,
-            triton=True,
+            triton="surrogate.kernels.triton.cells:RNN",
             onnx=OnnxOperator("RNN", (0,)),
             colour="#D55E00",
             marker="o",
@@ -159,7 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             module=nn.GRU,
             torch_layer=GRULayer,
             cpp_code=1,
-            triton=True,
+            triton="surrogate.kernels.triton.cells:GRU",
             # ONNX: z, r, h; torch.nn: r, z, n, with the reset gate after the recurrent product.
             onnx=OnnxOperator("GRU", (1, 0, 2), {"linear_before_reset": 1}),
             colour="#009E73",
@@ -176,7 +187,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             module=nn.LSTM,
             torch_layer=LSTMLayer,
             cpp_code=2,
-            triton=True,
+            triton="surrogate.kernels.triton.cells:LSTM",
             onnx=OnnxOperator("LSTM", (0, 3, 1, 2)),  # i, o, f, c; torch.nn: i, f, g, o
             colour="#0072B2",
             marker="^",

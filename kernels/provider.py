@@ -88,6 +88,13 @@ class Provider(ABC):
         outputs, final = zip(*results, strict=True)
         return torch.stack(outputs), torch.stack(final)
 
+    def training_bytes(self, spec: StackSpec, batch: int, steps: int) -> int | None:
+        """Memory in bytes that a training takes of a launch it shares, beside its weights.
+
+        For ``batch`` windows of ``steps`` bins. None if models do not share launches.
+        """
+        return None
+
     def stepper(
         self,
         spec: StackSpec,

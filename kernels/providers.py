@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surrogate.kernels import triton
 from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.cpu.provider import CpuProvider
 from surrogate.kernels.events import SpikeEvents
@@ -19,36 +18,9 @@ from surrogate.kernels.provider import Provider, Steps
 from surrogate.kernels.reference import ReferenceSteps, run_stack_reference
 from surrogate.kernels.spec import StackSpec
 from surrogate.kernels.torch_stack import run_stack_torch
+from surrogate.kernels.triton.provider import TritonProvider
 
 __all__ = ["PROVIDERS", "default_provider"]
-
-
-class _Triton(Provider):
-    name = "triton"
-    shares_launches = True
-
-    def suits(self, device: torch.device) -> bool:
-        return device.type != "cpu"  # where its interpreter runs, very slowly
-
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
-        if arch is not None and not ARCHITECTURES[arch].triton:
-            return f"no Triton kernels for {arch}"
-        if triton.usable(device, dtype):
-            return None
-        return (
-            f"no Triton kernels for {dtype} on {device.type} here "
-            f"({triton.available() or 'not this dtype or GPU'})"
-        )
-
-    def run(
-        self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return triton.run_stack_triton(spec, weights, events, state)
-
-    def run_models(
-        self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return triton.run_models_triton(spec, weights, events, state)
 
 
 class _Torch(Provider):
@@ -89,7 +61,7 @@ class _Reference(Provider):
 
 #: By name, the fastest first. ``reference`` is the specification of the others.
 PROVIDERS: dict[str, Provider] = {
-    each.name: each for each in (CpuProvider(), _Triton(), _Torch(), _Reference())
+    each.name: each for each in (CpuProvider(), TritonProvider(), _Torch(), _Reference())
 }
 
 

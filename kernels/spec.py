@@ -92,6 +92,11 @@ class StackSpec:
         return "-".join(map(str, self.hidden_sizes))
 
     @property
+    def name(self) -> str:
+        """``"lstm 256-64-2"``."""
+        return f"{self.arch} {self.sizes_text}"
+
+    @property
     def recurrent_sizes(self) -> tuple[int, ...]:
         """Units of the recurrent layers: without the output layer if that is linear."""
         return self.hidden_sizes if self.head == "recurrent" else self.hidden_sizes[:-1]

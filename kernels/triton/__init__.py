@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from packaging.version import Version
-from torch import Tensor
 
-from surrogate.kernels.events import SpikeEvents
+from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
 from surrogate.kernels.spec import StackSpec
 
-__all__ = ["available", "run_models_triton", "run_stack_triton", "usable"]
+__all__ = ["configurations", "launching_on", "why_not"]
 
 MINIMUM_TRITON = "3.6"
 MINIMUM_CAPABILITY = (8, 0)
@@ -34,76 +33,41 @@ _TRITON_PROBLEM = _triton_problem()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-def available() -> str | None:
-    """Why the kernels cannot run here, in a few words; None if they can.
+def why_not(device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
+    """Why the kernels cannot run weights of this device and dtype; None if they can.
 
-    In Triton's interpreter (``TRITON_INTERPRET=1``) they run anywhere, very slowly.
+    They run on a GPU in float32; in Triton's interpreter (``TRITON_INTERPRET=1``) on the CPU, very
+    slowly, also in float64.
     """
-    if _TRITON_PROBLEM is not None or _INTERPRETED:
+    if _TRITON_PROBLEM is not None:
         return _TRITON_PROBLEM
+    device = torch.device(device)
+    if _INTERPRETED:
+        if device.type == "cpu" and dtype in (torch.float32, torch.float64):
+            return None
+        return f"Triton's interpreter takes float32 or float64 on the CPU, not {dtype} on {device}"
     if torch.version.hip is not None:
         return "PyTorch is built for ROCm"
     if not torch.cuda.is_available():
         return "no CUDA GPU is present"
-    return None
-
-
-def usable(device: torch.device | str, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the kernels run stacks whose weights have this device and dtype.
-
-    On a GPU in float32; in the interpreter on the CPU, also in float64.
-    """
-    if available() is not None:
-        return False
-    device = torch.device(device)
-    if _INTERPRETED:
-        return device.type == "cpu" and dtype in (torch.float32, torch.float64)
-    return (
+    if (
         device.type == "cuda"
         and dtype == torch.float32
         and torch.cuda.get_device_capability(device) >= MINIMUM_CAPABILITY
-    )
+    ):
+        return None
+    return f"it takes float32 on a GPU of compute capability 8.0 or more, not {dtype} on {device}"
 
 
-def _check(spec: StackSpec, weights: Mapping[str, Tensor]) -> None:
-    if not spec.architecture.triton:
-        raise ValueError(f"the Triton kernels have no {spec.arch} layer; use provider 'reference'")
-    first = weights["layers.0.weight_ih_l0"]
-    if not usable(first.device, first.dtype):
-        reason = available() or (
-            "they take float32 on a GPU of compute capability 8.0 or more, "
-            f"not {first.dtype} on {first.device}"
-        )
-        raise ValueError(f"the Triton kernels cannot run this stack: {reason}")
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """While inside, kernels are launched on ``device``.
 
-
-def run_stack_triton(
-    spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`.
-
-    Raises
-    ------
-    ValueError
-        If the kernels cannot run on the weights' device or in their dtype.
+    Triton launches on torch's current GPU, wherever the tensors lie; in its interpreter on none.
     """
-    _check(spec, weights)
-    from surrogate.kernels.triton.provider import run_stack_triton as run
-
-    return run(spec, weights, events, state)
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def run_models_triton(
-    spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run M models in one launch; see :func:`surrogate.kernels.run_models`.
-
-    Raises
-    ------
-    ValueError
-        If the kernels cannot run on the weights' device or in their dtype.
-    """
-    _check(spec, weights)
-    from surrogate.kernels.triton.provider import run_models_triton as run
-
-    return run(spec, weights, events, state)
+def configurations() -> list[StackSpec]:
+    """The stacks that speed and compilation are judged on: each cell in the blog's sizes."""
+    archs = [name for name, each in ARCHITECTURES.items() if each.triton]
+    return [StackSpec(arch, sizes) for arch in archs for sizes in HIDDEN_SIZES]

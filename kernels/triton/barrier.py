@@ -10,7 +10,7 @@ import triton.language as tl
 __all__ = ["COUNTER_STRIDE", "MAX_POLLS", "group_barrier"]
 
 #: int32 counters of different groups lie a cache line apart.
-COUNTER_STRIDE = 32
+COUNTER_STRIDE = tl.constexpr(32)
 
 #: Polls before a program gives up. One takes about a microsecond, so this is about a second, a
 #: thousand times what the slowest step needs.

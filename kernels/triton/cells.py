@@ -1,31 +1,90 @@
-"""One step of a cell and its derivative, as device functions on tiles of any shape.
+"""The cells of the Triton kernels, an object each.
 
-A cell keeps four values per unit for the way back (the vanilla RNN one), its *slots*, and its
-gradient has the same slots: ``i, f, g, o`` for the LSTM and ``U_n h + d_n, r, z, n`` for the GRU,
-whose candidate sees the state through a gate and therefore needs two. With the slots in this order
-the rows of ``weight_ih`` belong to the last three and those of ``weight_hh`` to the first three,
-rolled by one.
+A cell's equations are those of ``surrogate.kernels.architectures``. Its two device functions work
+on tiles of any shape. The forward one keeps a few values per unit for the backward pass, its
+*slots*; the gradient has the same slots. The GRU has four, ``U_n h + d_n, r, z, n``: its candidate
+sees the state through a gate, so what ``weight_ih`` and ``weight_hh`` give it stays apart.
 """
 
 # mypy: allow-untyped-defs, disable-error-code="assignment"
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-__all__ = ["SLOTS", "cell", "cell_backward"]
+from surrogate.kernels.architectures import ARCHITECTURES
 
-#: Values kept per unit and step.
-SLOTS = {"rnn": 1, "gru": 4, "lstm": 4}
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "cell_of", "sigmoid", "tanh"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the Triton kernels need of an architecture.
+
+    Attributes
+    ----------
+    forward : triton.jit function (from_input, from_hidden, bias, h, c) -> slots, h, c
+        One step. ``from_input`` and ``from_hidden`` are tuples by gate, without biases; ``bias`` is
+        one by slot. Returns tuples of values: the slots, the new h and the new c. If inputs of a
+        gate need not be told apart, a caller may pass their sum as ``from_hidden``, and zeros.
+        A cell without c returns the one it got.
+    backward : triton.jit function (slots, h, c, c_after, dh, dc) -> grads, dh, dc
+        The step back. ``slots`` is what ``forward`` returned, ``h`` and ``c`` are the state before
+        the step, ``dh`` and ``dc`` the whole gradients of the state after it. Returns the gradients
+        of the slots before activation, and those of h and c before the step, but for the products
+        of ``grads`` with ``weight_hh``, which the caller adds to the first.
+    ih_slots, hh_slots : tuple of int
+        For each gate, in the order of the rows, the slot whose gradient is that of the gate's rows
+        of ``weight_ih`` and ``weight_hh``. Each lies in one run of slots, in any order.
+    """
+
+    forward: Any
+    backward: Any
+    ih_slots: tuple[int, ...]
+    hh_slots: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        """Values kept per unit and step."""
+        return 1 + max(self.ih_slots + self.hh_slots)
+
+    @property
+    def apart(self) -> bool:
+        """Whether some gate needs to know what comes from the input and what from the state."""
+        return self.ih_slots != self.hh_slots
+
+    def bias_by_slot(self, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+        """[..., gates, H] of both kinds to [..., slots, H]."""
+        parts: list[list[Tensor]] = [[] for _ in range(self.slots)]
+        for bias, slots in ((bias_ih, self.ih_slots), (bias_hh, self.hh_slots)):
+            for gate, slot in enumerate(slots):
+                parts[slot].append(bias[..., gate, :])
+        return torch.stack([functools.reduce(torch.add, terms) for terms in parts], -2)
+
+
+def cell_of(arch: str) -> Cell:
+    """The cell of ``arch``, a key of :data:`surrogate.kernels.ARCHITECTURES`."""
+    place = ARCHITECTURES[arch].triton
+    if place is None:
+        raise ValueError(f"no Triton kernels for {arch}")
+    cell: Cell = resolve_name(place)
+    return cell
 
 
 @triton.jit
-def _sigmoid(x):
+def sigmoid(x):
     return 1 / (1 + tl.exp(-x))
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     # exp of a number that is never positive cannot overflow.
     shrunk = tl.exp(-2 * tl.abs(x))
     size = (1 - shrunk) / (1 + shrunk)
@@ -33,57 +92,60 @@ def _tanh(x):
 
 
 @triton.jit
-def cell(ARCH: tl.constexpr, from_input, from_hidden, bias, h, c):
-    """One layer, one step; the equations are those of ``surrogate.kernels.architectures``.
-
-    ``from_input`` and ``from_hidden`` are tuples by gate, without biases; ``bias`` is one by slot.
-    Returns the slots, the new h and the new c (the old one where a cell has none).
-    """
-    if ARCH == "rnn":
-        h = _tanh(from_input[0] + from_hidden[0] + bias[0])
-        slots = (h,)
-    elif ARCH == "gru":
-        inner = from_hidden[2] + bias[0]
-        r = _sigmoid(from_input[0] + from_hidden[0] + bias[1])
-        z = _sigmoid(from_input[1] + from_hidden[1] + bias[2])
-        n = _tanh(from_input[2] + bias[3] + r * inner)
-        h = n + z * (h - n)
-        slots = (inner, r, z, n)
-    else:
-        i = _sigmoid(from_input[0] + from_hidden[0] + bias[0])
-        f = _sigmoid(from_input[1] + from_hidden[1] + bias[1])
-        g = _tanh(from_input[2] + from_hidden[2] + bias[2])
-        o = _sigmoid(from_input[3] + from_hidden[3] + bias[3])
-        c = f * c + i * g
-        h = o * _tanh(c)
-        slots = (i, f, g, o)
-    return slots, h, c
+def _rnn_forward(from_input, from_hidden, bias, h, c):
+    h = tanh(from_input[0] + from_hidden[0] + bias[0])
+    return (h,), h, c
 
 
 @triton.jit
-def cell_backward(ARCH: tl.constexpr, slots, h_before, c_before, c, dh, dc):
-    """Gradients of the slots' pre-activations, and what of dh and dc passes by them.
+def _rnn_backward(slots, h, c, c_after, dh, dc):
+    return (dh * (1 - slots[0] * slots[0]),), tl.zeros_like(dh), dc
 
-    ``slots`` is what :func:`cell` returned, ``dh`` and ``dc`` the whole gradients of the state
-    after the step. The gradient of h before the step is the returned one plus the products of the
-    slots' gradients with ``weight_hh``.
-    """
-    if ARCH == "rnn":
-        grads = (dh * (1 - slots[0] * slots[0]),)
-        dh = tl.zeros_like(dh)
-    elif ARCH == "gru":
-        inner, r, z, n = slots
-        dn = dh * (1 - z) * (1 - n * n)
-        dz = dh * (h_before - n) * z * (1 - z)
-        dr = dn * inner * r * (1 - r)
-        grads = (dn * r, dr, dz, dn)
-        dh = dh * z
-    else:
-        i, f, g, o = slots
-        squashed = _tanh(c)
-        do = dh * squashed * o * (1 - o)
-        dc += dh * o * (1 - squashed * squashed)
-        grads = (dc * g * i * (1 - i), dc * c_before * f * (1 - f), dc * i * (1 - g * g), do)
-        dh = tl.zeros_like(dh)
-        dc = dc * f
-    return grads, dh, dc
+
+RNN = Cell(_rnn_forward, _rnn_backward, ih_slots=(0,), hh_slots=(0,))
+
+
+@triton.jit
+def _gru_forward(from_input, from_hidden, bias, h, c):
+    inner = from_hidden[2] + bias[0]
+    r = sigmoid(from_input[0] + from_hidden[0] + bias[1])
+    z = sigmoid(from_input[1] + from_hidden[1] + bias[2])
+    n = tanh(from_input[2] + bias[3] + r * inner)
+    h = n + z * (h - n)
+    return (inner, r, z, n), h, c
+
+
+@triton.jit
+def _gru_backward(slots, h, c, c_after, dh, dc):
+    inner, r, z, n = slots
+    dn = dh * (1 - z) * (1 - n * n)
+    dz = dh * (h - n) * z * (1 - z)
+    dr = dn * inner * r * (1 - r)
+    return (dn * r, dr, dz, dn), dh * z, dc
+
+
+GRU = Cell(_gru_forward, _gru_backward, ih_slots=(1, 2, 3), hh_slots=(1, 2, 0))
+
+
+@triton.jit
+def _lstm_forward(from_input, from_hidden, bias, h, c):
+    i = sigmoid(from_input[0] + from_hidden[0] + bias[0])
+    f = sigmoid(from_input[1] + from_hidden[1] + bias[1])
+    g = tanh(from_input[2] + from_hidden[2] + bias[2])
+    o = sigmoid(from_input[3] + from_hidden[3] + bias[3])
+    c = f * c + i * g
+    h = o * tanh(c)
+    return (i, f, g, o), h, c
+
+
+@triton.jit
+def _lstm_backward(slots, h, c, c_after, dh, dc):
+    i, f, g, o = slots
+    squashed = tanh(c_after)
+    do = dh * squashed * o * (1 - o)
+    dc += dh * o * (1 - squashed * squashed)
+    grads = (dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), do)
+    return grads, tl.zeros_like(dh), dc * f
+
+
+LSTM = Cell(_lstm_forward, _lstm_backward, ih_slots=(0, 1, 2, 3), hh_slots=(0, 1, 2, 3))

@@ -14,8 +14,7 @@ from typing import Any
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
-from surrogate.kernels import ARCHITECTURES
-from surrogate.kernels.triton.configurations import HIDDEN_SIZES
+from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
 from surrogate.model.stack import parse_hidden_sizes
 
 __all__ = ["Request", "read_grid_file", "read_request"]

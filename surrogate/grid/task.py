@@ -21,7 +21,7 @@ from surrogate.errors import DataError, SurrogateError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder, GridFolder
 from surrogate.grid.lease import Lease
-from surrogate.kernels import default_provider, triton
+from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.training.finish import finish
 from surrogate.training.loop import stop_on_signals, train_together
 from surrogate.training.run_folder import FolderInUse
@@ -118,14 +118,13 @@ def _fitting(experiment: Experiment, n_inputs: int, device: str, sharing: int) -
     """
     if not device.startswith("cuda"):
         return sys.maxsize
-    if not triton.usable(device):  # without its kernels they would share nothing
-        return 1
-    from surrogate.kernels.triton.layout import StackLayout
-
     recipe, spec = experiment.recipe, experiment.spec(n_inputs)
-    layout = StackLayout(spec.arch, spec.recurrent_sizes)
+    provider = PROVIDERS[default_provider(device, arch=spec.arch)]
+    kept = provider.training_bytes(spec, recipe.batch_size, recipe.window_ms)
+    if kept is None:
+        return 1
     # Weights and averages, two moments, gradients, and both in the order that kernels read.
-    one = layout.training_bytes(recipe.batch_size, recipe.window_ms) + 8 * 4 * spec.parameter_count
+    one = kept + 8 * 4 * spec.parameter_count
     torch.cuda.empty_cache()  # what the task before has left counts as taken
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(_MEMORY_SHARE * free / sharing / one))

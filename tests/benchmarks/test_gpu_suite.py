@@ -9,9 +9,9 @@ from click.testing import CliRunner
 pytest.importorskip("triton")
 
 from surrogate.benchmarks import gpu_checks, gpu_suite
+from surrogate.kernels.triton import configurations
 from surrogate.kernels.triton.chips import CHIPS
-from surrogate.kernels.triton.configurations import configurations, name_of
-from surrogate.kernels.triton.layout import StackLayout, choose_tiling
+from surrogate.kernels.triton.training.layout import StackLayout, choose_tiling
 
 
 def _invoke(*arguments: str):
@@ -62,7 +62,7 @@ def test_impossible_runs_are_refused_in_one_line(arguments, message, tmp_path, m
 
 
 @pytest.mark.parametrize("chip", ["A100", "H100", "H200"])
-@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+@pytest.mark.parametrize("spec", configurations(), ids=lambda spec: spec.name)
 def test_what_is_checked_has_the_tiles_of_what_is_timed(spec, chip) -> None:
     layout, processors = StackLayout(spec.arch, spec.recurrent_sizes), CHIPS[chip].processors
     checked, timed = (

@@ -14,14 +14,14 @@ pytest.importorskip("triton")
 import triton
 
 from surrogate.kernels import StackSpec
-from surrogate.kernels.triton.compile_report import (
+from surrogate.kernels.triton import configurations
+from surrogate.kernels.triton.offline.compile_cases import cases_of
+from surrogate.kernels.triton.offline.compile_report import (
     SHARED_LIMIT,
     Resources,
-    cases_of,
     compile_case,
     worse,
 )
-from surrogate.kernels.triton.configurations import configurations, name_of
 
 RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "compile-triton-3.7.1.json"
 RECORDED = json.loads(RECORD.read_text(encoding="utf-8"))
@@ -64,16 +64,16 @@ def test_kernel_takes_no_more_than_recorded(config, kernel, capability) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+@pytest.mark.parametrize("spec", configurations(), ids=lambda spec: spec.name)
 def test_all_kernels_take_no_more_than_recorded(spec) -> None:
     for case in cases_of(spec):
         for capability in SHARED_LIMIT:
-            _compare(name_of(spec), case.name, capability)
+            _compare(spec.name, case.name, capability)
 
 
 def test_record_is_complete_and_within_the_limits() -> None:
     expected = {
-        (name_of(spec), case.name, capability)
+        (spec.name, case.name, capability)
         for spec in configurations()
         for case in cases_of(spec)
         for capability in SHARED_LIMIT

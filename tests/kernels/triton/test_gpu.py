@@ -12,11 +12,12 @@ from helpers.triton_checks import (
     run_models_one_by_one,
     values_and_gradients,
 )
-from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec
 from surrogate.kernels.reference import run_stack_reference
-from surrogate.kernels.triton import run_stack_triton, usable
+from surrogate.kernels.triton import why_not
 
 pytestmark = pytest.mark.gpu
+TRITON = PROVIDERS["triton"]
 ARCHITECTURES = ("rnn", "gru", "lstm")
 #: Weights of this size keep 512 units from a chaos that would amplify any rounding.
 SCALE = 0.05
@@ -25,8 +26,8 @@ BOUND = 2e-5
 
 @pytest.fixture(autouse=True)
 def _gpu() -> None:
-    if not torch.cuda.is_available() or not usable("cuda"):
-        pytest.skip("needs a CUDA GPU of compute capability 8.0 or more")
+    if reason := why_not("cuda"):
+        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -47,7 +48,7 @@ def _gpu() -> None:
 def test_stack_equals_reference_in_values_and_gradients(arch, head, sizes, batch, steps) -> None:
     spec = StackSpec(arch, sizes, 127, head)
     found = error_against_reference(
-        run_stack_triton, spec, batch, steps, SCALE, dtype=torch.float32, device="cuda"
+        TRITON.run, spec, batch, steps, SCALE, dtype=torch.float32, device="cuda"
     )
     assert found < BOUND
 
@@ -56,14 +57,12 @@ def test_stack_equals_reference_in_values_and_gradients(arch, head, sizes, batch
 @pytest.mark.parametrize(("sizes", "models"), [((32, 16, 2), 7), ((256, 64, 2), 3)])
 @pytest.mark.parametrize("per_model", [False, True])
 def test_models_in_one_launch_equal_single_runs(arch, sizes, models, per_model) -> None:
-    from surrogate.kernels.triton.provider import run_models_triton
-
     spec = StackSpec(arch, sizes, 63)
     weights, events, state = problem(spec, 5, 9, models, SCALE)
     if not per_model:
         events = SpikeEvents.from_dense(events.to_dense(63)[:5])
     where = {"dtype": torch.float32, "device": "cuda"}
-    ours = values_and_gradients(run_models_triton, spec, weights, events, state, **where)
+    ours = values_and_gradients(TRITON.run_models, spec, weights, events, state, **where)
     single = run_models_one_by_one(run_stack_reference, per_model)
     assert error(ours, values_and_gradients(single, spec, weights, events, state)) < BOUND
 
@@ -73,9 +72,9 @@ def test_twenty_runs_give_bit_equal_results(sizes) -> None:
     spec = StackSpec("lstm", sizes, 127)
     given = problem(spec, 32, 100, scale=SCALE)
     where = {"dtype": torch.float32, "device": "cuda"}
-    once = values_and_gradients(run_stack_triton, spec, *given, **where)
+    once = values_and_gradients(TRITON.run, spec, *given, **where)
     for _ in range(20):
-        again = values_and_gradients(run_stack_triton, spec, *given, **where)
+        again = values_and_gradients(TRITON.run, spec, *given, **where)
         assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 

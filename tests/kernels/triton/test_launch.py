@@ -19,9 +19,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from surrogate.kernels import SpikeEvents, StackSpec
-from surrogate.kernels.triton import provider, step
-from surrogate.kernels.triton.layout import choose_tiling
+from helpers.minimal_gated import MINIMAL_GATED
+from surrogate.kernels import ARCHITECTURES, SpikeEvents, StackSpec
+from surrogate.kernels.triton.step import stepper as step
+from surrogate.kernels.triton.training import operator
+from surrogate.kernels.triton.training.layout import choose_tiling
 
 INPUTS, PROCESSORS = 127, 132
 
@@ -57,8 +59,8 @@ def launched(monkeypatch, tmp_path) -> Iterator[list[str]]:
 
     names: list[str] = []
     monkeypatch.setattr(JITFunction, "__getitem__", launch)
-    monkeypatch.setattr(provider, "_tiling", tiling)
-    monkeypatch.setattr(step, "usable", lambda device, dtype: True)
+    monkeypatch.setattr(operator, "_tiling", tiling)
+    monkeypatch.setattr(step, "why_not", lambda device, dtype: None)
     monkeypatch.setattr(driver, "_active", _PretendedGpu())
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(tmp_path)
@@ -75,7 +77,7 @@ def _weights(spec: StackSpec, *models: int) -> dict[str, torch.Tensor]:
 def _train(spec: StackSpec, models: int, batch: int, steps: int) -> None:
     events = SpikeEvents.from_dense(torch.rand(models * batch, steps, INPUTS) < 0.05)
     state = torch.zeros(models, batch, spec.state_size, requires_grad=True)
-    outputs, _ = provider.run_models_triton(spec, _weights(spec, models), events, state)
+    outputs, _ = operator.run_models(spec, _weights(spec, models), events, state)
     outputs.sum().backward()
 
 
@@ -90,8 +92,9 @@ def _step(spec: StackSpec, neurons: int, own_weights: bool) -> None:
 
 
 @pytest.mark.parametrize("head", [pytest.param("recurrent", marks=pytest.mark.slow), "linear"])
-@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
-def test_every_launch_of_a_stack_compiles(launched, arch, head) -> None:
+@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm", "minimal"])
+def test_every_launch_of_a_stack_compiles(launched, monkeypatch, arch, head) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "minimal", MINIMAL_GATED)
     spec = StackSpec(arch, (17, 3, 2), INPUTS, head)
     _train(spec, models=2, batch=5, steps=3)
     _step(spec, neurons=5, own_weights=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec
 from surrogate.kernels import triton as kernels
 
 FOLDER = Path(__file__).parent / "interpreter"
@@ -44,7 +44,7 @@ def test_package_is_importable_without_triton() -> None:
 import sys
 sys.modules["triton"] = None
 import surrogate.kernels.triton as kernels
-assert not kernels.usable("cpu")
+assert kernels.why_not("cpu")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -52,13 +52,12 @@ assert not kernels.usable("cpu")
 def test_kernels_say_why_they_cannot_run(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(kernels, "_TRITON_PROBLEM", None)
-    assert kernels.available() == "no CUDA GPU is present"
-    assert not kernels.usable("cuda")
+    assert kernels.why_not("cuda") == "no CUDA GPU is present"
     spec = StackSpec("rnn", (2,), 3)
     weights = {name: torch.zeros(shape) for name, shape in spec.parameter_shapes().items()}
     events = SpikeEvents.from_dense(torch.zeros(1, 1, 3))
-    with pytest.raises(ValueError, match="cannot run this stack: no CUDA GPU is present"):
-        kernels.run_stack_triton(spec, weights, events, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"cannot run this stack: .*\(no CUDA GPU is present\)"):
+        PROVIDERS["triton"].run(spec, weights, events, torch.zeros(1, 2))
     monkeypatch.setattr(kernels, "version", lambda name: "3.2.0")
     assert kernels._triton_problem() == "Triton 3.2.0 is too old, 3.6 is needed"
 
@@ -67,8 +66,8 @@ def test_only_float32_on_a_recent_gpu_is_run(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(kernels, "_TRITON_PROBLEM", None)
-    assert not kernels.usable("cuda")
+    assert kernels.why_not("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert kernels.usable("cuda")
-    assert not kernels.usable("cuda", torch.float64)
-    assert not kernels.usable("cpu")
+    assert kernels.why_not("cuda") is None
+    assert "not torch.float64 on cuda" in kernels.why_not("cuda", torch.float64)
+    assert "not torch.float32 on cpu" in kernels.why_not("cpu")

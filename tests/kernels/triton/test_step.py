@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,19 +11,19 @@ pytest.importorskip("triton")
 
 from surrogate.kernels import SpikeEvents, StackSpec
 from surrogate.kernels.reference import run_stack_reference
-from surrogate.kernels.triton import usable
+from surrogate.kernels.triton import configurations, why_not
 from surrogate.kernels.triton.chips import CHIPS, chip_of
-from surrogate.kernels.triton.configurations import configurations, name_of
-from surrogate.kernels.triton.cost import predict
-from surrogate.kernels.triton.plan import plan_step, step_candidates, step_seconds
-from surrogate.kernels.triton.step import PackedLayout, TritonStepper
+from surrogate.kernels.triton.offline.cost import predict
+from surrogate.kernels.triton.step.packing import PackedLayout
+from surrogate.kernels.triton.step.plan import plan_step, step_candidates, step_seconds
+from surrogate.kernels.triton.step.stepper import TritonStepper
 
 NEURONS = (1, 7, 100, 1000, 30_000, 1 << 20)
 gpu = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
-@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+@pytest.mark.parametrize("spec", configurations(), ids=lambda spec: spec.name)
 def test_programs_that_meet_fit_on_the_gpu_at_once(spec, chip) -> None:
     for neurons in NEURONS:
         for plan in step_candidates(spec, neurons, chip):
@@ -29,7 +31,7 @@ def test_programs_that_meet_fit_on_the_gpu_at_once(spec, chip) -> None:
             assert plan.split == 1 or programs <= chip.processors
 
 
-@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+@pytest.mark.parametrize("spec", configurations(), ids=lambda spec: spec.name)
 def test_predicted_time_grows_with_neurons_and_falls_with_a_better_gpu(spec) -> None:
     times = [predict(spec, "step", neurons=neurons) for neurons in NEURONS]
     assert times == sorted(times)
@@ -69,7 +71,8 @@ def test_unknown_modes_and_chips_are_refused_by_name() -> None:
 def test_packed_parts_are_aligned_and_do_not_overlap(arch, head) -> None:
     spec = StackSpec(arch, (17, 3, 2), 63, head)
     layout = PackedLayout.of(spec, plan_step(spec, 1000))
-    starts = [start for layer in layout.layers for start in layer[5:]] + list(layout.head)
+    by_layer = [(layer.w_in, layer.w_hidden, layer.bias) for layer in layout.layers]
+    starts = [*itertools.chain(*by_layer), *layout.head]
     assert starts == sorted(set(starts))
     assert all(start % 32 == 0 for start in starts)
     assert layout.size >= spec.parameter_count - 2 * spec.gates * sum(spec.recurrent_sizes)
@@ -78,7 +81,7 @@ def test_packed_parts_are_aligned_and_do_not_overlap(arch, head) -> None:
 def test_without_a_gpu_the_stepper_says_why() -> None:
     spec = StackSpec("rnn", (3, 2), 5)
     weights = {name: torch.zeros(shape) for name, shape in spec.parameter_shapes().items()}
-    if usable("cpu"):
+    if why_not("cpu") is None:
         pytest.skip("Triton interprets")
     with pytest.raises(ValueError, match="the Triton kernels cannot run this stack: "):
         TritonStepper(spec, weights, 1)
@@ -89,8 +92,8 @@ def test_chip_of_the_cpu_is_the_default_one() -> None:
 
 
 def _need_gpu() -> None:
-    if not torch.cuda.is_available() or not usable("cuda"):
-        pytest.skip("needs a CUDA GPU of compute capability 8.0 or more")
+    if reason := why_not("cuda"):
+        pytest.skip(reason)
 
 
 def _on_gpu(spec, neurons, steps, own_weights=False):
@@ -111,7 +114,7 @@ def _bins(active):
 
 @gpu
 @pytest.mark.parametrize("neurons", [1, 5, 100, 1000, 9001])
-@pytest.mark.parametrize("spec", configurations(), ids=name_of)
+@pytest.mark.parametrize("spec", configurations(), ids=lambda spec: spec.name)
 def test_steps_on_a_gpu_equal_the_reference(spec, neurons) -> None:
     _need_gpu()
     weights, active, state = _on_gpu(spec, neurons, 3)

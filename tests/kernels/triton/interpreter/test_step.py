@@ -11,8 +11,8 @@ from torch import Tensor
 from helpers.cooperative import ORDERS, cooperative
 from surrogate.kernels import SpikeEvents, StackSpec
 from surrogate.kernels.reference import run_stack_reference
-from surrogate.kernels.triton.plan import StepPlan
-from surrogate.kernels.triton.step import TritonStepper
+from surrogate.kernels.triton.step.plan import StepPlan
+from surrogate.kernels.triton.step.stepper import TritonStepper
 
 ARCHITECTURES = ("rnn", "gru", "lstm")
 #: One neuron per program; a tile of 16; programs that share a tile. Blocks of 16 units and of 16
@@ -174,7 +174,7 @@ def test_works_in_given_arrays_and_ignores_what_lies_behind_the_events() -> None
 
 
 def test_missing_program_voids_the_outputs_and_is_reported(monkeypatch) -> None:
-    monkeypatch.setattr("surrogate.kernels.triton.step.MAX_POLLS", 20)
+    monkeypatch.setattr("surrogate.kernels.triton.step.stepper.MAX_POLLS", 20)
     spec = StackSpec("rnn", (17, 2), INPUTS)
     weights, active, _ = _problem(spec, 1)
     stepper = TritonStepper(spec, weights, 1, dtype=torch.float64, plan=PLANS["one shared"])

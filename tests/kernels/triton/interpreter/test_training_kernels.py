@@ -15,13 +15,13 @@ from helpers.triton_checks import (
     run_models_one_by_one,
     values_and_gradients,
 )
-from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec
 from surrogate.kernels.reference import run_stack_reference
-from surrogate.kernels.triton import provider, run_stack_triton
-from surrogate.kernels.triton.layout import Tiling
-from surrogate.kernels.triton.projection import project_events, sum_by_channel
-from surrogate.kernels.triton.provider import run_models_triton
+from surrogate.kernels.triton.training import operator
+from surrogate.kernels.triton.training.layout import Tiling
+from surrogate.kernels.triton.training.projection import project_events, sum_by_channel
 
+TRITON = PROVIDERS["triton"]
 ARCHITECTURES = ("rnn", "gru", "lstm")
 _NN = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 #: A batch tile that 3 sequences do not fill, and two blocks of units and of inputs for 17 units.
@@ -44,7 +44,7 @@ COMBINATIONS = itertools.product(
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, tiling: str) -> None:
-    monkeypatch.setattr(provider, "choose_tiling", lambda *_: TILINGS[tiling])
+    monkeypatch.setattr(operator, "choose_tiling", lambda *_: TILINGS[tiling])
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_every_combination_equals_reference_in_values_and_gradients(
     _use(monkeypatch, tiling)
     sizes, batch, steps = shape
     spec = StackSpec(arch, sizes, 7, head)
-    assert error_against_reference(run_stack_triton, spec, batch, steps) < 1e-12
+    assert error_against_reference(TRITON.run, spec, batch, steps) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_stack_equals_reference_in_values_and_gradients(
 ) -> None:
     _use(monkeypatch, tiling)
     spec = StackSpec(arch, sizes, 7, head)
-    assert error_against_reference(run_stack_triton, spec, batch, steps) < 1e-12
+    assert error_against_reference(TRITON.run, spec, batch, steps) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_stack_equals_reference_in_values_and_gradients(
 def test_float32_stays_within_rounding_of_float64(monkeypatch, arch, tiling) -> None:
     _use(monkeypatch, tiling)
     spec = StackSpec(arch, (17, 2), 7)
-    found = error_against_reference(run_stack_triton, spec, 2, 3, dtype=torch.float32)
+    found = error_against_reference(TRITON.run, spec, 2, 3, dtype=torch.float32)
     assert 1e-9 < found < 5e-6
 
 
@@ -107,7 +107,7 @@ def test_stack_equals_torch_nn_layer_by_layer(monkeypatch, arch, tiling) -> None
         return x, torch.cat(parts, 1)
 
     given = problem(spec, 3, 2)
-    ours = values_and_gradients(run_stack_triton, spec, *given)
+    ours = values_and_gradients(TRITON.run, spec, *given)
     assert error(ours, values_and_gradients(run_nn, spec, *given)) < 1e-12
 
 
@@ -121,7 +121,7 @@ def test_three_models_in_one_launch_equal_three_runs(monkeypatch, arch, tiling, 
     weights, events, state = problem(spec, 1, 2, models=3)
     if not per_model:
         events = SpikeEvents.from_dense(events.to_dense(5)[:1])
-    ours = values_and_gradients(run_models_triton, spec, weights, events, state)
+    ours = values_and_gradients(TRITON.run_models, spec, weights, events, state)
     single = run_models_one_by_one(run_stack_reference, per_model)
     assert error(ours, values_and_gradients(single, spec, weights, events, state)) < 1e-12
 
@@ -131,10 +131,10 @@ def test_chunks_with_carried_state_equal_the_whole(monkeypatch, arch, tiling) ->
     _use(monkeypatch, tiling)
     spec = StackSpec(arch, (3, 2), 9)
     weights, events, state = problem(spec, 1, 4)
-    whole, final = run_stack_triton(spec, weights, events, state)
+    whole, final = TRITON.run(spec, weights, events, state)
     parts = []
     for start, stop in ((0, 1), (1, 4)):
-        part, state = run_stack_triton(spec, weights, events.slice_steps(start, stop), state)
+        part, state = TRITON.run(spec, weights, events.slice_steps(start, stop), state)
         parts.append(part)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(state, final, rtol=1e-13, atol=1e-13)
@@ -147,7 +147,7 @@ def test_gradients_agree_with_finite_differences(arch) -> None:
     tensors = [value.requires_grad_() for value in (*weights.values(), state)]
 
     def run(*values):
-        return run_stack_triton(spec, dict(zip(weights, values, strict=False)), events, values[-1])
+        return TRITON.run(spec, dict(zip(weights, values, strict=False)), events, values[-1])
 
     assert torch.autograd.gradcheck(run, tensors, fast_mode=True)
 
@@ -159,7 +159,7 @@ def test_state_gradient_alone_and_output_gradient_alone_are_the_references() -> 
     for which in (0, 1):
         ours, exact = (
             torch.autograd.grad(run(spec, weights, events, state)[which].sum(), state)[0]
-            for run in (run_stack_triton, run_stack_reference)
+            for run in (TRITON.run, run_stack_reference)
         )
         torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
 
@@ -168,7 +168,7 @@ def test_input_without_any_spike_has_zero_input_gradients() -> None:
     spec = StackSpec("rnn", (3, 2), 5)
     weights, _, state = problem(spec, 1, 2)
     silent = SpikeEvents.from_dense(torch.zeros(1, 2, 5))
-    _, _, first, second, *_ = values_and_gradients(run_stack_triton, spec, weights, silent, state)
+    _, _, first, second, *_ = values_and_gradients(TRITON.run, spec, weights, silent, state)
     assert (first == 0).all()
     assert second.abs().sum() > 0
 
@@ -207,7 +207,7 @@ def test_compiled_function_holds_the_stack_as_one_operator() -> None:
 
     def run(spec, weights, events, state):
         compiled = torch.compile(
-            partial(run_stack_triton, spec, weights, events), backend="aot_eager", fullgraph=True
+            partial(TRITON.run, spec, weights, events), backend="aot_eager", fullgraph=True
         )
         return compiled(state)
 
@@ -219,6 +219,6 @@ def test_compiled_function_holds_the_stack_as_one_operator() -> None:
 def test_two_runs_give_bit_equal_gradients() -> None:
     spec = StackSpec("rnn", (3, 2), 10)
     given = problem(spec, 2, 2)
-    once = values_and_gradients(run_stack_triton, spec, *given, dtype=torch.float32)
-    again = values_and_gradients(run_stack_triton, spec, *given, dtype=torch.float32)
+    once = values_and_gradients(TRITON.run, spec, *given, dtype=torch.float32)
+    again = values_and_gradients(TRITON.run, spec, *given, dtype=torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))

@@ -9,10 +9,10 @@ import triton.language as tl
 
 from helpers.cooperative import ORDERS, cooperative
 from helpers.triton_checks import error, problem, values_and_gradients
-from surrogate.kernels import StackSpec
+from surrogate.kernels import PROVIDERS, StackSpec
 from surrogate.kernels.reference import run_stack_reference
-from surrogate.kernels.triton import forward, launch, provider, run_stack_triton
-from surrogate.kernels.triton.layout import StackLayout, Tiling, choose_tiling
+from surrogate.kernels.triton.training import forward, launch, operator
+from surrogate.kernels.triton.training.layout import StackLayout, Tiling, choose_tiling
 
 #: 17 and 2 units make three blocks: one program has two, one none of the last layer's.
 SPLIT = Tiling(False, 16, 16, 2, 2, 4)
@@ -28,9 +28,9 @@ def _error(
 ) -> float:
     spec = StackSpec(arch, (17, 2), 3)
     given = problem(spec, batch, steps)
-    monkeypatch.setattr(provider, "choose_tiling", lambda *_: tiling)
+    monkeypatch.setattr(operator, "choose_tiling", lambda *_: tiling)
     with cooperative(order):
-        ours = values_and_gradients(run_stack_triton, spec, *given)
+        ours = values_and_gradients(PROVIDERS["triton"].run, spec, *given)
     return error(ours, values_and_gradients(run_stack_reference, spec, *given))
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers.together import assert_same_runs, train, trainers
-from surrogate.kernels import SpikeEvents, StackSpec, run, triton
-from surrogate.kernels.triton import provider
-from surrogate.kernels.triton.layout import StackLayout, Tiling
+from surrogate.kernels import PROVIDERS, SpikeEvents, StackSpec, run
+from surrogate.kernels.triton.training import operator
+from surrogate.kernels.triton.training.layout import Tiling
 from surrogate.training import loop as training_loop
 
 SMALL = {"windows_per_epoch": 2, "batch_size": 1, "window_ms": 6, "epochs": 2}
@@ -18,13 +18,13 @@ SMALL = {"windows_per_epoch": 2, "batch_size": 1, "window_ms": 6, "epochs": 2}
 def launches(monkeypatch) -> list[int]:
     """The number of models of each launch, all of which go through the Triton kernels."""
     found: list[int] = []
-    original = provider.launch_forward
+    original = operator.launch_forward
 
     def noting(layout, tiling, projected, *arguments):
         found.append(len(projected))
         return original(layout, tiling, projected, *arguments)
 
-    monkeypatch.setattr(provider, "launch_forward", noting)
+    monkeypatch.setattr(operator, "launch_forward", noting)
     for module in (run, training_loop):
         monkeypatch.setattr(module, "default_provider", lambda *_, **__: "triton")
     return found
@@ -41,7 +41,7 @@ def launches(monkeypatch) -> list[int]:
 def test_models_of_one_launch_train_bit_equal_to_models_alone(
     toy_data, tmp_path, launches, monkeypatch, arch, tiling
 ) -> None:
-    monkeypatch.setattr(provider, "choose_tiling", lambda *_: tiling)
+    monkeypatch.setattr(operator, "choose_tiling", lambda *_: tiling)
     together = trainers(toy_data, tmp_path / "together", arch, (3, 2), **SMALL)
     train(*together)
     assert launches == [3] * (4 + 2)  # four steps, and both epochs judged
@@ -62,7 +62,7 @@ def test_models_of_one_launch_train_bit_equal_to_models_alone(
 def test_a_model_that_is_not_finite_leaves_the_others_of_its_launch_alone(
     monkeypatch, arch, tiling
 ) -> None:
-    monkeypatch.setattr(provider, "choose_tiling", lambda *_: tiling)
+    monkeypatch.setattr(operator, "choose_tiling", lambda *_: tiling)
     spec = StackSpec(arch, (3, 2), input_size=5)
     generator = torch.Generator().manual_seed(1)
     weights = {
@@ -91,7 +91,7 @@ def test_the_largest_buffers_of_a_training_are_foreseen(
     toy_data, tmp_path, monkeypatch, arch
 ) -> None:
     kept = []
-    original = provider.launch_backward
+    original = operator.launch_backward
 
     def weigh(layout, tiling, *tensors):
         grad_slots, grad_state = original(layout, tiling, *tensors)
@@ -99,10 +99,9 @@ def test_the_largest_buffers_of_a_training_are_foreseen(
         kept.append(sum(one.nbytes for one in (hidden, memory, slots, grad_slots)))
         return grad_slots, grad_state
 
-    monkeypatch.setattr(provider, "launch_backward", weigh)
+    monkeypatch.setattr(operator, "launch_backward", weigh)
     (one, *_) = trainers(toy_data, tmp_path, arch, (20, 3, 2), **{**SMALL, "epochs": 1})
     train(one)
-    assert triton.available() is None
-    layout = StackLayout(arch, StackSpec(arch, (20, 3, 2)).recurrent_sizes)
-    foreseen = layout.training_bytes(batch=1, steps=6)
+    spec = StackSpec(arch, (20, 3, 2))
+    foreseen = PROVIDERS["triton"].training_bytes(spec, batch=1, steps=6)
     assert max(kept) < foreseen < 2 * max(kept)

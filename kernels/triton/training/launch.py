@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,57 +10,24 @@ import torch
 import triton
 from torch import Tensor
 
-from surrogate.kernels.triton.backward import blocked_backward, resident_backward
 from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
-from surrogate.kernels.triton.forward import blocked_forward, resident_forward
-from surrogate.kernels.triton.layout import ALIGNMENT, TABLE_COLUMNS, StackLayout, Tiling
+from surrogate.kernels.triton.training.backward import blocked_backward, resident_backward
+from surrogate.kernels.triton.training.forward import blocked_forward, resident_forward
+from surrogate.kernels.triton.training.layout import StackLayout, Tiling
 
 __all__ = [
-    "backward_constants",
     "kernel_constants",
     "launch_backward",
     "launch_forward",
-    "launching_on",
     "weight_gradients",
 ]
 
 
-def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """While inside, kernels are launched on ``device``.
-
-    Triton launches on torch's current GPU, wherever the tensors lie; in its interpreter on none.
-    """
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def kernel_constants(layout: StackLayout, tiling: Tiling) -> dict[str, Any]:
-    """The compile-time arguments that forward and backward share."""
-    constants: dict[str, Any] = {
-        "ARCH": layout.arch,
-        "GATES": layout.gates,
-        "SLOTS": layout.slots,
-        "FLOATS": layout.floats,
-        "SIZES": layout.sizes,
-        "WIDTHS": layout.widths,
-        "WIDTH": layout.width,
-    }
-    if tiling.resident:
-        return constants | {"BLOCKS": layout.blocks}
-    return constants | {
-        "ALIGNMENT": ALIGNMENT,
-        "TABLE_COLUMNS": TABLE_COLUMNS,
-        "UNIT_BLOCK": tiling.units,
-        "INPUT_BLOCK": tiling.inputs,
-        "BATCH_BLOCK": tiling.batch,
-        "PARTS": tiling.parts,
-        "COUNTER_STRIDE": COUNTER_STRIDE,
-        "POLLS": MAX_POLLS,
-    }
-
-
-def backward_constants(layout: StackLayout) -> dict[str, Any]:
-    """The compile-time arguments of the way back alone."""
-    return {"IH_SLOTS": layout.slots_of_gates("ih"), "HH_SLOTS": layout.slots_of_gates("hh")}
+def kernel_constants(layout: StackLayout, tiling: Tiling, backward: bool) -> dict[str, Any]:
+    """The compile-time arguments of a kernel, but for what it keeps."""
+    cell = layout.cell
+    constants = {"CELL": cell.backward if backward else cell.forward, "STACK": layout.constants}
+    return constants if tiling.resident else constants | {"TILING": tiling, "POLLS": MAX_POLLS}
 
 
 @functools.lru_cache
@@ -77,13 +43,13 @@ def _launch_blocked(
     tiling: Tiling,
     batch: int,
     steps: int,
-    **constants: Any,
+    constants: dict[str, Any],
 ) -> Tensor:
     """Returns int32 [1]: 1 if programs waited for each other in vain and results are wrong."""
     models, device = buffers[0].shape[0], buffers[0].device
     tiles = triton.cdiv(batch, tiling.batch)
     table = _table(layout, tiling.units, device)
-    arrived = torch.zeros(models * tiles * COUNTER_STRIDE, dtype=torch.int32, device=device)
+    arrived = torch.zeros(models * tiles * COUNTER_STRIDE.value, dtype=torch.int32, device=device)
     failed = torch.zeros(1, dtype=torch.int32, device=device)
     options = {"launch_cooperative_grid": True} if tiling.parts > 1 else {}
     kernel[(tiling.parts, tiles, models)](
@@ -95,7 +61,6 @@ def _launch_blocked(
         batch,
         steps,
         **constants,
-        **kernel_constants(layout, tiling),
         **options,
         num_warps=tiling.warps,
     )
@@ -133,8 +98,8 @@ def launch_forward(
     Returns
     -------
     hidden, memory, slots : Tensor
-        See :mod:`surrogate.kernels.triton.layout`; ``memory`` is empty but for the LSTM, ``slots``
-        if they are not kept.
+        See :mod:`surrogate.kernels.triton.training.layout`; ``memory`` is empty where a cell has
+        no c, ``slots`` if they are not kept.
     """
     models, steps, batch, _ = projected.shape
     iterations = steps + len(layout.sizes) - 1
@@ -150,17 +115,13 @@ def launch_forward(
             memory[:, : layer + 1, :, columns] = c[:, None, :, columns]
     packed = layout.pack_weights(weights, transpose=False)
     buffers = (projected, packed, layout.pack_biases(weights), hidden, memory, slots)
+    constants = kernel_constants(layout, tiling, backward=False) | {"KEEP": keep}
     if tiling.resident:
         resident_forward[(batch, models)](
-            *buffers,
-            batch,
-            steps,
-            KEEP=keep,
-            **kernel_constants(layout, tiling),
-            num_warps=tiling.warps,
+            *buffers, batch, steps, **constants, num_warps=tiling.warps
         )
     else:
-        failed = _launch_blocked(blocked_forward, buffers, layout, tiling, batch, steps, KEEP=keep)
+        failed = _launch_blocked(blocked_forward, buffers, layout, tiling, batch, steps, constants)
         _spoil(hidden, layout.columns(len(layout.sizes) - 1), failed)
     return hidden, memory, slots
 
@@ -204,27 +165,18 @@ def launch_backward(
         grad_h,
         grad_h if grad_c is None else grad_c,
     )
-    slots_of_gates = backward_constants(layout)
+    constants = kernel_constants(layout, tiling, backward=True)
     if tiling.resident:
         resident_backward[(batch, models)](
-            *buffers,
-            batch,
-            steps,
-            **kernel_constants(layout, tiling),
-            **slots_of_gates,
-            num_warps=tiling.warps,
+            *buffers, batch, steps, **constants, num_warps=tiling.warps
         )
     else:
-        failed = _launch_blocked(
-            blocked_backward, buffers, layout, tiling, batch, steps, **slots_of_gates
-        )
+        failed = _launch_blocked(blocked_backward, buffers, layout, tiling, batch, steps, constants)
         _spoil(grad_slots, layout.slot_columns(len(layout.sizes) - 1, "hh"), failed)
     initial_h = layout.by_layer(grad_h)
-    for layer, width in enumerate(layout.widths):
+    for layer in range(len(layout.sizes)):
         first_step = grad_slots[:, layer, :, layout.slot_columns(layer, "hh")]
-        if layout.arch == "gru":
-            first_step = first_step.roll(-width, -1)
-        rows = layout.unpad_rows(first_step.transpose(1, 2), layer)
+        rows = layout.rows_of_slots(first_step.transpose(1, 2), layer, "hh")
         initial_h[layer] = initial_h[layer] + rows.transpose(1, 2) @ weights[4 * layer + 1]
     initial_c = None if grad_c is None else layout.by_layer(grad_c)
     return grad_slots, layout.collect_state(initial_h, initial_c)
@@ -252,9 +204,6 @@ def weight_gradients(
                 continue
             grad = grad_slots[:, rows, :, layout.slot_columns(layer, weight)].flatten(1, 2)
             values = hidden[:, rows, :, layout.columns(source)].flatten(1, 2)
-            product = grad.transpose(1, 2) @ values
-            if layout.arch == "gru" and weight == "hh":
-                product = product.roll(-width, 1)  # its last gate came first
-            matrices.append(layout.unpad_rows(product, layer))
+            matrices.append(layout.rows_of_slots(grad.transpose(1, 2) @ values, layer, weight))
         gradients += matrices + biases
     return gradients

@@ -1,12 +1,11 @@
 """Triton kernels that advance a whole stack by one bin.
 
 A program holds a tile of neurons and computes the layers one after another; for few neurons and
-wide layers, ``SPLIT`` programs share a tile and divide its units. Every array keeps the neuron as
-its first axis, so rows of state and of transposed weights are read as they lie.
+wide layers, ``PLAN.split`` programs share a tile and divide its units. Every array keeps the neuron
+as its first axis, so rows of state and of transposed weights are read as they lie.
 
-``LAYERS`` is a tuple with a tuple for each recurrent layer: its size, the offset of its h in a row
-of the state, its block of units, its block as an inner dimension, its size rounded up to blocks of
-units, and the offsets of its input weights, hidden weights and biases among the packed weights.
+``CELL`` is the forward function of a :class:`Cell`, ``STACK`` a :class:`PackedLayout`, ``PLAN`` the
+:class:`StepPlan` it was made for.
 """
 
 # Triton has neither annotations nor unpacking of tuples into others.
@@ -16,8 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from surrogate.kernels.triton.barrier import group_barrier
-from surrogate.kernels.triton.cells import cell
+from surrogate.kernels.triton.barrier import COUNTER_STRIDE, group_barrier
 
 __all__ = ["collect_events_kernel", "step_kernel"]
 
@@ -33,15 +31,15 @@ def _zeros(like, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr)
 @triton.jit
 def _add_events(
     sums,  # a tuple of [N, U] by gate
+    weight,  # [U], at the units of channel 0 and gate 0
     channel,  # int16, where the events of a tile may lie
     begin,  # [N], each neuron's first event
     end,  # [N], and the one after its last
-    weight,  # [U], at the units of channel 0 and gate 0
-    GATES: tl.constexpr,
     WIDTH: tl.constexpr,
     EVENTS: tl.constexpr,
 ):
     """Add the rows ``weight[channel, gate]`` of every neuron's active channels."""
+    GATES: tl.constexpr = len(sums)
     for first in range(0, tl.max(end - begin, 0), EVENTS):
         event = begin[:, None] + first + tl.arange(0, EVENTS)[None, :]
         active = event < end[:, None]
@@ -58,24 +56,24 @@ def _add_events(
 @triton.jit
 def _add_product(
     sums,  # a tuple of [N, U] by gate
-    x,  # [N, ROW], at the first of SIZE elements
+    state,  # [N, ROW], that of the tile's first neuron
     weight,  # [U], at the units of row 0 and gate 0
     left,  # neurons from the tile's first on
+    LAYER: tl.constexpr,  # the layer whose h is multiplied
     ROW: tl.constexpr,
-    SIZE: tl.constexpr,
-    INNER: tl.constexpr,
-    GATES: tl.constexpr,
     WIDTH: tl.constexpr,
-    NEURONS: tl.constexpr,
-    UNITS: tl.constexpr,
 ):
-    """Add ``sum_k x[neuron, k] weight[k, gate]``."""
+    """Add ``sum_k h[neuron, k] weight[k, gate]``."""
+    GATES: tl.constexpr = len(sums)
+    NEURONS: tl.constexpr = sums[0].shape[0]
+    UNITS: tl.constexpr = sums[0].shape[1]
+    x = state + LAYER.state
     if NEURONS == 1:
         # A product with one row keeps no thread busy: take k to rows, and sum over them at the end.
-        parts = _zeros(x, GATES, INNER, UNITS)
-        for start in range(0, SIZE, INNER):
-            k = start + tl.arange(0, INNER)
-            value = tl.load(x + k, mask=k < SIZE, other=0)[:, None]
+        parts = _zeros(x, GATES, LAYER.inner, UNITS)
+        for start in range(0, LAYER.size, LAYER.inner):
+            k = start + tl.arange(0, LAYER.inner)
+            value = tl.load(x + k, mask=k < LAYER.size, other=0)[:, None]
             place = weight[None, :] + k[:, None] * (GATES * WIDTH)
             new = ()
             for gate in tl.static_range(GATES):
@@ -87,23 +85,17 @@ def _add_product(
         sums = new
     else:
         neuron = tl.arange(0, NEURONS)[:, None]
-        for start in range(0, SIZE, INNER):
-            k = start + tl.arange(0, INNER)
-            wanted = (neuron < left) & (k < SIZE)[None, :]
+        for start in range(0, LAYER.size, LAYER.inner):
+            k = start + tl.arange(0, LAYER.inner)
+            wanted = (neuron < left) & (k < LAYER.size)[None, :]
             value = tl.load(x + neuron * ROW + k[None, :], mask=wanted, other=0)
             place = weight[None, :] + k[:, None] * (GATES * WIDTH)
             new = ()
             for gate in tl.static_range(GATES):
                 matrix = tl.load(place + gate * WIDTH)
-                new = new + (
-                    tl.dot(
-                        value,
-                        matrix,
-                        sums[gate],
-                        input_precision="ieee",
-                        out_dtype=value.dtype,
-                    ),
-                )
+                total = sums[gate]
+                total = tl.dot(value, matrix, total, input_precision="ieee", out_dtype=value.dtype)
+                new = new + (total,)
             sums = new
     return sums
 
@@ -118,8 +110,6 @@ def _write_outputs(outputs, neuron, unit, values, wanted, failed, SPLIT: tl.cons
 
 @triton.jit
 def _advance_layer(
-    LAYERS: tl.constexpr,
-    L: tl.constexpr,
     state,
     fresh,
     outputs,
@@ -130,14 +120,10 @@ def _advance_layer(
     left,
     arrived,
     failed,
-    ARCH: tl.constexpr,
-    GATES: tl.constexpr,
-    SLOTS: tl.constexpr,
-    ROW: tl.constexpr,
-    IS_OUTPUT: tl.constexpr,
-    NEURONS: tl.constexpr,
-    EVENTS: tl.constexpr,
-    SPLIT: tl.constexpr,
+    L: tl.constexpr,
+    CELL: tl.constexpr,
+    STACK: tl.constexpr,
+    PLAN: tl.constexpr,
     POLLS: tl.constexpr,
 ):
     """Advance layer ``L`` and leave its new h where the next layer reads it.
@@ -145,81 +131,65 @@ def _advance_layer(
     A layer of several blocks of units cannot overwrite h at once, other blocks still read the old
     one: it writes to ``fresh``, and copies when all are done.
     """
-    SIZE: tl.constexpr = LAYERS[L][0]
-    AT: tl.constexpr = LAYERS[L][1]
-    UNITS: tl.constexpr = LAYERS[L][2]
-    INNER: tl.constexpr = LAYERS[L][3]
-    WIDTH: tl.constexpr = LAYERS[L][4]
-    IN_PLACE: tl.constexpr = WIDTH == UNITS
+    LAYER: tl.constexpr = STACK.layers[L]
+    IS_OUTPUT: tl.constexpr = len(STACK.layers) - 1 == L and len(STACK.head) == 0
+    GATES: tl.constexpr = STACK.gates
+    WIDTH: tl.constexpr = LAYER.width
+    SPLIT: tl.constexpr = PLAN.split
+    SLOTS: tl.constexpr = STACK.slots
 
-    neuron = tl.arange(0, NEURONS)[:, None]
+    neuron = tl.arange(0, PLAN.neurons)[:, None]
     part = tl.program_id(1)
-    for start in range(part * UNITS, WIDTH, SPLIT * UNITS):
-        unit = start + tl.arange(0, UNITS)
-        wanted = (neuron < left) & (unit < SIZE)[None, :]
-        place = neuron * ROW + AT + unit[None, :]
+    for start in range(part * LAYER.units, WIDTH, SPLIT * LAYER.units):
+        unit = start + tl.arange(0, LAYER.units)
+        wanted = (neuron < left) & (unit < LAYER.size)[None, :]
+        place = neuron * STACK.row + LAYER.state + unit[None, :]
         biases = ()
         for slot in tl.static_range(SLOTS):
-            biases = biases + (tl.load(weights + LAYERS[L][7] + slot * WIDTH + unit)[None, :],)
-        from_input = _zeros(state, GATES, NEURONS, UNITS)
+            biases = biases + (tl.load(weights + LAYER.bias + slot * WIDTH + unit)[None, :],)
+        from_input = _zeros(state, GATES, PLAN.neurons, LAYER.units)
         nothing = from_input
+        w_in = weights + LAYER.w_in + unit
         if L == 0:
-            from_input = _add_events(
-                from_input, channel, begin, end, weights + LAYERS[0][5] + unit, GATES, WIDTH, EVENTS
-            )
+            from_input = _add_events(from_input, w_in, channel, begin, end, WIDTH, PLAN.events)
         else:
-            BELOW_IN_PLACE: tl.constexpr = LAYERS[L - 1][4] == LAYERS[L - 1][2]
-            from_input = _add_product(
-                from_input,
-                (state if BELOW_IN_PLACE else fresh) + LAYERS[L - 1][1],
-                weights + LAYERS[L][5] + unit,
-                left,
-                ROW,
-                LAYERS[L - 1][0],
-                LAYERS[L - 1][3],
-                GATES,
-                WIDTH,
-                NEURONS,
-                UNITS,
-            )
-        # Only the GRU's candidate asks which part came from where; one sum takes fewer registers.
+            BELOW: tl.constexpr = STACK.layers[L - 1]
+            h_below = state if BELOW.in_place else fresh
+            from_input = _add_product(from_input, h_below, w_in, left, BELOW, STACK.row, WIDTH)
+        # One sum of both takes fewer registers, where the cell does not need them apart.
         from_hidden = _add_product(
-            nothing if ARCH == "gru" else from_input,
-            state + AT,
-            weights + LAYERS[L][6] + unit,
+            nothing if STACK.apart else from_input,
+            state,
+            weights + LAYER.w_hidden + unit,
             left,
-            ROW,
-            SIZE,
-            INNER,
-            GATES,
+            LAYER,
+            STACK.row,
             WIDTH,
-            NEURONS,
-            UNITS,
         )
+        from_input = from_input if STACK.apart else nothing
         h = tl.load(state + place, mask=wanted, other=0)
         c = h
-        if ARCH == "lstm":
-            c = tl.load(state + place + SIZE, mask=wanted, other=0)
-        from_input = from_input if ARCH == "gru" else nothing
-        _, h, c = cell(ARCH, from_input, from_hidden, biases, h, c)
+        if STACK.memory:
+            c = tl.load(state + place + LAYER.size, mask=wanted, other=0)
+        _, h, c = CELL(from_input, from_hidden, biases, h, c)
         # Small tiles have copies in several threads: all must have read what is overwritten here.
         tl.debug_barrier()
-        if ARCH == "lstm":
-            tl.store(state + place + SIZE, c, mask=wanted)
-        tl.store((state if IN_PLACE else fresh) + place, h, mask=wanted)
+        if STACK.memory:
+            tl.store(state + place + LAYER.size, c, mask=wanted)
+        tl.store((state if LAYER.in_place else fresh) + place, h, mask=wanted)
         if IS_OUTPUT:
             _write_outputs(outputs, neuron, unit, h, wanted, failed, SPLIT)
 
-    if not (IS_OUTPUT and IN_PLACE):
+    if not (IS_OUTPUT and LAYER.in_place):
         if SPLIT == 1:
             tl.debug_barrier()
         else:
             group_barrier(arrived, failed, SPLIT, POLLS)
-    if not IN_PLACE:
-        for start in range(part * UNITS, WIDTH, SPLIT * UNITS):
-            unit = start + tl.arange(0, UNITS)
-            wanted = (neuron < left) & (unit < SIZE)[None, :]
-            place = neuron * ROW + AT + unit[None, :]
+    if not LAYER.in_place:
+        for start in range(part * LAYER.units, WIDTH, SPLIT * LAYER.units):
+            unit = start + tl.arange(0, LAYER.units)
+            wanted = (neuron < left) & (unit < LAYER.size)[None, :]
+            place = neuron * STACK.row + LAYER.state + unit[None, :]
             tl.store(state + place, tl.load(fresh + place, mask=wanted), mask=wanted)
 
 
@@ -229,42 +199,33 @@ def step_kernel(
     begin,  # int32 or int64 [neurons]
     end,
     weights,  # [packed] or [neurons, packed]
-    state,  # [neurons, ROW], canonical; updated in place
+    state,  # [neurons, STACK.row], canonical; updated in place
     fresh,  # scratch of the state's shape, for layers of several blocks
     outputs,  # [neurons, 2]
-    arrived,  # int32 [tiles, COUNTERS], used if SPLIT > 1
+    arrived,  # int32 [tiles, COUNTER_STRIDE], used if programs share a tile
     failed,  # int32 [1], set where programs waited in vain
     neurons,
-    LAYERS: tl.constexpr,
-    HEAD: tl.constexpr,  # offsets of a linear head's weights and biases, or ()
-    OWN_WEIGHTS: tl.constexpr,  # packed weights of each neuron, 0 if all share one set
-    ARCH: tl.constexpr,
-    GATES: tl.constexpr,
-    SLOTS: tl.constexpr,
-    ROW: tl.constexpr,
-    NEURONS: tl.constexpr,
-    EVENTS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    COUNTERS: tl.constexpr,
+    CELL: tl.constexpr,
+    STACK: tl.constexpr,
+    PLAN: tl.constexpr,
+    OWN_WEIGHTS: tl.constexpr,  # whether each neuron has its own
     POLLS: tl.constexpr,
 ):
-    """Advance every neuron by one bin; grid (tiles of ``NEURONS`` neurons, ``SPLIT``)."""
+    """Advance every neuron by one bin; grid (tiles of ``PLAN.neurons`` neurons, ``PLAN.split``)."""
     # Offsets from a tile's first neuron fit 32 bits, however many neurons there are.
-    first = tl.program_id(0).to(tl.int64) * NEURONS
+    first = tl.program_id(0).to(tl.int64) * PLAN.neurons
     left = (neurons - first).to(tl.int32)
-    neuron = tl.arange(0, NEURONS)
+    neuron = tl.arange(0, PLAN.neurons)
     begin = tl.load(begin + first + neuron, mask=neuron < left, other=0)
     end = tl.load(end + first + neuron, mask=neuron < left, other=0)
-    state += first * ROW
-    fresh += first * ROW
+    state += first * STACK.row
+    fresh += first * STACK.row
     outputs += first * 2
-    weights += first * OWN_WEIGHTS
-    arrived += tl.program_id(0) * COUNTERS
-    LAST: tl.constexpr = len(LAYERS) - 1
-    for layer in tl.static_range(len(LAYERS)):
+    if OWN_WEIGHTS:
+        weights += first * STACK.size
+    arrived += tl.program_id(0) * COUNTER_STRIDE
+    for layer in tl.static_range(len(STACK.layers)):
         _advance_layer(
-            LAYERS,
-            layer,
             state,
             fresh,
             outputs,
@@ -275,36 +236,28 @@ def step_kernel(
             left,
             arrived,
             failed,
-            ARCH,
-            GATES,
-            SLOTS,
-            ROW,
-            layer == LAST and len(HEAD) == 0,
-            NEURONS,
-            EVENTS,
-            SPLIT,
+            layer,
+            CELL,
+            STACK,
+            PLAN,
             POLLS,
         )
-    if len(HEAD) > 0 and tl.program_id(1) == 0:
+    if len(STACK.head) > 0 and tl.program_id(1) == 0:
+        LAST: tl.constexpr = STACK.layers[len(STACK.layers) - 1]
         unit = tl.arange(0, 2)
-        IN_PLACE: tl.constexpr = LAYERS[LAST][4] == LAYERS[LAST][2]
         (readout,) = _add_product(
-            _zeros(state, 1, NEURONS, 2),
-            (state if IN_PLACE else fresh) + LAYERS[LAST][1],
-            weights + HEAD[0] + unit,
+            _zeros(state, 1, PLAN.neurons, 2),
+            state if LAST.in_place else fresh,
+            weights + STACK.head[0] + unit,
             left,
-            ROW,
-            LAYERS[LAST][0],
-            LAYERS[LAST][3],
-            1,
-            2,
-            NEURONS,
+            LAST,
+            STACK.row,
             2,
         )
-        readout += tl.load(weights + HEAD[1] + unit)[None, :]
+        readout += tl.load(weights + STACK.head[1] + unit)[None, :]
         # A name of its own: in a branch that is taken at run time none may change its shape.
         row = neuron[:, None]
-        _write_outputs(outputs, row, unit, readout, row < left, failed, SPLIT)
+        _write_outputs(outputs, row, unit, readout, row < left, failed, PLAN.split)
 
 
 @triton.jit

@@ -76,13 +76,15 @@ def step_candidates(
 
     Blocks are the largest that the compile table found free of spills.
     """
-    widest, rnn = max(spec.recurrent_sizes), spec.arch == "rnn"
+    widest, one_gate = max(spec.recurrent_sizes), spec.gates == 1
     tiles = [StepPlan(1, 32, 64, 16, 1, 4)]
     if not own_weights:
         tiles += [
-            StepPlan(16, 32, 16, 8 if rnn else 4, 1, 4),
+            StepPlan(16, 32, 16, 8 if one_gate else 4, 1, 4),
             StepPlan(32, 32, 16, 2, 1, 8),
-            StepPlan(64, 64, 16, 1, 1, 8) if rnn and widest > 32 else StepPlan(64, 32, 16, 2, 1, 8),
+            StepPlan(64, 64, 16, 1, 1, 8)
+            if one_gate and widest > 32
+            else StepPlan(64, 32, 16, 2, 1, 8),
         ]
     for plan in tiles:
         yield plan

@@ -10,7 +10,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.triton.cells import SLOTS
 from surrogate.kernels.triton.chips import (
     BARRIER_SECONDS,
     CHIPS,
@@ -18,8 +17,8 @@ from surrogate.kernels.triton.chips import (
     SYNC_SECONDS,
     Chip,
 )
-from surrogate.kernels.triton.layout import StackLayout, Tiling, choose_tiling
-from surrogate.kernels.triton.plan import EVENTS_PER_BIN, dot_share, plan_step, step_seconds
+from surrogate.kernels.triton.step.plan import EVENTS_PER_BIN, dot_share, plan_step, step_seconds
+from surrogate.kernels.triton.training.layout import StackLayout, Tiling, choose_tiling
 
 __all__ = ["predict", "sequence_seconds"]
 
@@ -86,7 +85,7 @@ def sequence_seconds(
     dense = spec.gates * (sum(n * n for n in sizes) + sum(a * b for a, b in pairwise(sizes)))
     projection = 4 * rows * EVENTS_PER_BIN * spec.gates * sizes[0] / chip.cache_bytes_per_second
     # Written once and read once: the first layer's input; for the way back h (and c) and the slots.
-    kept = (3 if spec.arch == "lstm" else 2) + SLOTS[spec.arch] if backward else 0
+    kept = 2 + layout.memory + layout.slots if backward else 0
     traffic = 8 * rows * (spec.gates * sizes[0] + kept * sum(sizes)) / chip.memory_bytes_per_second
     launches = _OTHER_LAUNCHES * LAUNCH_SECONDS
     forward = recurrence + projection + traffic + launches

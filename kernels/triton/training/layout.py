@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,17 +31,14 @@ import triton
 from torch import Tensor
 
 from surrogate.kernels.architectures import ARCHITECTURES
-from surrogate.kernels.triton.cells import SLOTS
+from surrogate.kernels.triton.cells import Cell, cell_of
 
-__all__ = ["ALIGNMENT", "TABLE_COLUMNS", "StackLayout", "Tiling", "choose_tiling"]
+__all__ = ["ALIGNMENT", "StackConstants", "StackLayout", "Tiling", "choose_tiling"]
 
 ALIGNMENT = 16
 
 #: Floats of padded weights that one program keeps in registers, beside what it computes with.
 RESIDENT_FLOATS = 24 * 1024
-
-#: Columns of :meth:`StackLayout.table`.
-TABLE_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,34 @@ class Tiling:
     warps: int
 
 
+class StackConstants(NamedTuple):
+    """The properties of a :class:`StackLayout` as a kernel's compile-time argument.
+
+    Plain numbers, for by its text Triton finds what it compiled before.
+    """
+
+    gates: int
+    slots: int
+    ih_slots: tuple[int, ...]
+    hh_slots: tuple[int, ...]
+    memory: bool
+    sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    offsets: tuple[int, ...]
+    width: int
+    floats: int
+    alignment: int
+
+
 @dataclass(frozen=True)
 class StackLayout:
     """Sizes and offsets of the recurrent layers of one stack.
 
     Attributes
     ----------
-    arch : "rnn" | "gru" | "lstm"
+    arch : str
+        A key of :data:`surrogate.kernels.ARCHITECTURES` that has Triton kernels.
     sizes : tuple of int
         Units of the recurrent layers, input side first.
     """
@@ -83,14 +102,32 @@ class StackLayout:
     sizes: tuple[int, ...]
 
     @property
+    def cell(self) -> Cell:
+        """The device functions of the layers."""
+        return cell_of(self.arch)
+
+    @property
     def gates(self) -> int:
         """Gates per unit, rows of a weight matrix over units."""
         return ARCHITECTURES[self.arch].gates
 
     @property
+    def memory(self) -> bool:
+        """Whether the state has a second part, c."""
+        return len(ARCHITECTURES[self.arch].state_parts) == 2
+
+    @property
     def slots(self) -> int:
         """Values kept per unit and step."""
-        return SLOTS[self.arch]
+        return self.cell.slots
+
+    @property
+    def constants(self) -> StackConstants:
+        """All that a kernel is compiled for."""
+        slots = {"ih_slots": self.cell.ih_slots, "hh_slots": self.cell.hh_slots}
+        names = [name for name in StackConstants._fields if name not in (*slots, "alignment")]
+        found = {name: getattr(self, name) for name in names}
+        return StackConstants(**found, **slots, alignment=ALIGNMENT)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -109,9 +146,9 @@ class StackLayout:
         return self.gates * sum(w * (w + b) for w, b in zip(self.widths, below, strict=True))
 
     @property
-    def offsets(self) -> list[int]:
+    def offsets(self) -> tuple[int, ...]:
         """First column of each layer."""
-        return list(accumulate(self.widths, initial=0))[:-1]
+        return tuple(accumulate(self.widths, initial=0))[:-1]
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -131,7 +168,7 @@ class StackLayout:
         What is kept for the way back, its gradients, the first layer's input, and the copies that
         the products of the widest layer take.
         """
-        kept = self.width * (1 + (self.arch == "lstm") + 2 * self.slots)
+        kept = self.width * (1 + self.memory + 2 * self.slots)
         copied = (self.gates + 1) * max(self.widths)
         rows = (steps + len(self.sizes)) * batch
         return 4 * rows * (kept + self.gates * self.widths[0] + copied)
@@ -144,20 +181,15 @@ class StackLayout:
     def slot_columns(self, layer: int, weight: str) -> slice:
         """Where the gradients of a layer's rows of ``weight`` ("ih" or "hh") lie in the slots.
 
-        Gates are as wide as the layer, and in the order of the rows but for the GRU's
-        ``weight_hh``, whose last gate comes first.
+        Gates are as wide as the layer, and in the order of their slots.
         """
         width = self.widths[layer]
-        first = self.slots * self.offsets[layer]
-        if self.arch == "gru" and weight == "ih":
-            first += width
+        first = self.slots * self.offsets[layer] + min(self.slots_of_gates(weight)) * width
         return slice(first, first + self.gates * width)
 
     def slots_of_gates(self, weight: str) -> tuple[int, ...]:
         """The slot whose gradient belongs to each gate's rows of ``weight`` ("ih" or "hh")."""
-        if self.arch == "gru":
-            return (1, 2, 3) if weight == "ih" else (1, 2, 0)
-        return tuple(range(self.gates))
+        return self.cell.ih_slots if weight == "ih" else self.cell.hh_slots
 
     def pad_rows(self, rows: Tensor, layer: int) -> Tensor:
         """``[models, gates * size, ...]`` to ``[models, gates, width, ...]``, zeros in excess."""
@@ -166,10 +198,16 @@ class StackLayout:
         # Most layers need no padding, and it would copy them.
         return F.pad(by_gate, (0, 0) * (by_gate.dim() - 3) + (0, excess)) if excess else by_gate
 
-    def unpad_rows(self, rows: Tensor, layer: int) -> Tensor:
-        """The inverse of :meth:`pad_rows`, from ``[models, gates * width, ...]``."""
-        by_gate = rows.unflatten(1, (self.gates, self.widths[layer]))
-        return by_gate[:, :, : self.sizes[layer]].flatten(1, 2)
+    def rows_of_slots(self, slots: Tensor, layer: int, weight: str) -> Tensor:
+        """Rows of ``weight`` ("ih" or "hh") from what lies in :meth:`slot_columns`.
+
+        ``[models, gates * width, ...]`` to ``[models, gates * size, ...]``.
+        """
+        by_gate = slots.unflatten(1, (self.gates, self.widths[layer]))[:, :, : self.sizes[layer]]
+        of_gates = self.slots_of_gates(weight)
+        if list(of_gates) != sorted(of_gates):
+            by_gate = by_gate[:, [slot - min(of_gates) for slot in of_gates]]
+        return by_gate.flatten(1, 2)
 
     def pack_weights(self, weights: Sequence[Tensor], transpose: bool) -> Tensor:
         """All matrices the recurrence needs, gate by gate and row-major, [models, floats].
@@ -198,18 +236,13 @@ class StackLayout:
         """Biases by slot, [models, slots * width]."""
         parts = []
         for layer in range(len(self.sizes)):
-            from_input, from_hidden = (
-                self.pad_rows(bias, layer) for bias in weights[4 * layer + 2 : 4 * layer + 4]
-            )
-            both = from_input + from_hidden
-            if self.arch == "gru":
-                both = torch.cat([from_hidden[:, 2:], both[:, :2], from_input[:, 2:]], 1)
-            parts.append(both.flatten(1))
+            biases = (self.pad_rows(bias, layer) for bias in weights[4 * layer + 2 : 4 * layer + 4])
+            parts.append(self.cell.bias_by_slot(*biases).flatten(1))
         return torch.cat(parts, 1)
 
     def spread_state(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
         """h and c of all layers, [..., width] each with zeros in excess, from canonical rows."""
-        kinds = 2 if self.arch == "lstm" else 1
+        kinds = 1 + self.memory
         parts = state.split([size for size in self.sizes for _ in range(kinds)], -1)
         padded = [
             F.pad(part, (0, self.widths[index // kinds] - part.shape[-1]))

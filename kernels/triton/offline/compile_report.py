@@ -1,6 +1,6 @@
 """What the kernels take of a GPU, told without one: registers, spills and shared memory.
 
-``python -m surrogate.kernels.triton.compile_report`` compiles every kernel for the 18
+``python -m surrogate.kernels.triton.offline.compile_report`` compiles every kernel for the 18
 configurations and two generations of GPUs, with the assembler that Triton brings along, and prints
 a table. ``--json FILE`` writes the record that a test compares later versions with.
 """
@@ -17,54 +17,27 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.triton.compile_cases import kernels_to_compile
-from surrogate.kernels.triton.configurations import configurations, name_of
-from surrogate.kernels.triton.plan import plan_step
-from surrogate.kernels.triton.step import PackedLayout, step_options
-from surrogate.kernels.triton.step_kernels import step_kernel
+from surrogate.kernels.triton import configurations
+from surrogate.kernels.triton.offline.compile_cases import BATCH, Case, cases_of
 
 __all__ = [
     "SHARED_LIMIT",
-    "Case",
     "Resources",
-    "cases_of",
     "compile_case",
     "report",
-    "step_cases",
     "worse",
 ]
 
 #: Shared memory that one program may use, bytes, by compute capability: 163 KB and 227 KB (CUDA
 #: C++ Programming Guide, "Technical Specifications per Compute Capability").
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-
-#: The batch, and the numbers of neurons, that the committed record is about.
-BATCH, NEURONS = 32, (1, 1000, 1 << 20)
-
-_POINTERS = {
-    "channel": "*i16",
-    "begin": "*i32",
-    "end": "*i32",
-    "arrived": "*i32",
-    "failed": "*i32",
-}
-
-
-class Case(NamedTuple):
-    """A kernel with everything that its compilation depends on."""
-
-    name: str
-    kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,32 +79,6 @@ def worse(found: Resources, recorded: Resources, capability: int) -> list[str]:
             f"shared_bytes {found.shared_bytes}, the limit is {SHARED_LIMIT[capability]}"
         )
     return complaints
-
-
-def step_cases(spec: StackSpec, neurons: int) -> list[Case]:
-    """The kernel that one step of ``neurons`` neurons launches, in float32."""
-    plan = plan_step(spec, neurons)
-    options = step_options(spec, plan, PackedLayout.of(spec, plan), own_weights=False)
-    constants = {name: value for name, value in options.items() if name in step_kernel.arg_names}
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else "i32"
-        if name == "neurons"
-        else _POINTERS.get(name, "*fp32")
-        for name in step_kernel.arg_names
-    }
-    launch = {name: value for name, value in options.items() if name not in constants}
-    return [Case(f"step {neurons}", step_kernel, signature, constants, launch)]
-
-
-def cases_of(spec: StackSpec) -> list[Case]:
-    """Every kernel of the committed record for one configuration."""
-    training = [
-        Case(name, kernel, signature, constants, {"num_warps": warps})
-        for name, kernel, signature, constants, warps in kernels_to_compile(spec, BATCH)
-    ]
-    return training + [case for count in NEURONS for case in step_cases(spec, count)]
 
 
 def compile_case(case: Case, capability: int) -> Resources:
@@ -190,7 +137,7 @@ def report(
             for capability in capabilities:
                 found = compile_case(case, capability)
                 yield {
-                    "config": name_of(spec),
+                    "config": spec.name,
                     "kernel": case.name,
                     "capability": capability,
                     **asdict(found),

@@ -3,107 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.triton import available, usable
+from surrogate.kernels.triton import launching_on, why_not
 from surrogate.kernels.triton.barrier import COUNTER_STRIDE, MAX_POLLS
-from surrogate.kernels.triton.cells import SLOTS
+from surrogate.kernels.triton.cells import cell_of
 from surrogate.kernels.triton.chips import chip_of
-from surrogate.kernels.triton.launch import launching_on
-from surrogate.kernels.triton.plan import StepPlan, plan_step
-from surrogate.kernels.triton.step_kernels import collect_events_kernel, step_kernel
+from surrogate.kernels.triton.step.kernels import collect_events_kernel, step_kernel
+from surrogate.kernels.triton.step.packing import PackedLayout, pack_weights
+from surrogate.kernels.triton.step.plan import StepPlan, plan_step
 
-__all__ = ["PackedLayout", "TritonStepper", "pack_weights", "step_options"]
+__all__ = ["TritonStepper", "step_options"]
 
-_ALIGNMENT = 32  # elements; 128 bytes of float32
 _COUNTS_BLOCK = 2048
-
-
-class PackedLayout(NamedTuple):
-    """Where each part of a stack's packed weights lies; offsets in elements.
-
-    A layer's part is ``w_in [inputs, gates, width]``, ``w_hidden [hidden, gates, width]`` and
-    ``bias [slots, width]``, transposed so that the units lie together; the head's is ``[hidden,
-    2]`` and ``[2]``. Padding is zero, so that padded units and inputs add nothing.
-    """
-
-    layers: tuple[tuple[int, ...], ...]  # as ``LAYERS`` of step_kernel
-    head: tuple[int, ...]  # as ``HEAD``
-    size: int
-
-    @classmethod
-    def of(cls, spec: StackSpec, plan: StepPlan) -> PackedLayout:
-        """Lay out ``spec`` with the blocks of ``plan``."""
-        end, layers, inputs = 0, [], spec.input_size
-
-        def reserve(elements: int) -> int:
-            nonlocal end
-            start = end
-            end += triton.cdiv(elements, _ALIGNMENT) * _ALIGNMENT
-            return start
-
-        for size, at in zip(spec.recurrent_sizes, spec.state_slices, strict=True):
-            block_u, block_k = plan.units_of(size), plan.inner_of(size)
-            width = triton.cdiv(size, block_u) * block_u
-            hidden = triton.cdiv(size, block_k) * block_k
-            layers.append(
-                (
-                    size,
-                    at["h"].start,
-                    block_u,
-                    block_k,
-                    width,
-                    reserve(inputs * spec.gates * width),
-                    reserve(hidden * spec.gates * width),
-                    reserve(SLOTS[spec.arch] * width),
-                )
-            )
-            inputs = hidden
-        head = (reserve(inputs * 2), reserve(2)) if spec.head == "linear" else ()
-        return cls(tuple(layers), head, end)
-
-
-def _biases(arch: str, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Biases [..., slots, H] of a layer, in the order of :mod:`surrogate.kernels.triton.cells`."""
-    if arch != "gru":
-        return bias_ih + bias_hh
-    both = bias_ih + bias_hh
-    return torch.stack(
-        [bias_hh[..., 2, :], both[..., 0, :], both[..., 1, :], bias_ih[..., 2, :]], -2
-    )
-
-
-def pack_weights(
-    spec: StackSpec, weights: Mapping[str, Tensor], layout: PackedLayout, dtype: torch.dtype
-) -> Tensor:
-    """Pack canonical ``weights``, [layout.size], or with their leading axis N, [N, layout.size]."""
-    first = weights["layers.0.weight_ih_l0"]
-    lead = first.shape[:-2]
-    packed = torch.zeros(*lead, layout.size, dtype=dtype, device=first.device)
-
-    def place(start: int, width: int, values: Tensor) -> None:
-        rows, columns = values.shape[-2:]
-        room = packed[..., start : start + rows * width].unflatten(-1, (rows, width))
-        room[..., :columns] = values
-
-    for index, (size, _, _, _, width, w_in, w_hidden, bias) in enumerate(layout.layers):
-        parts = {
-            name: weights[f"layers.{index}.{name}_l0"].detach().unflatten(len(lead), (-1, size))
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
-        for start, name in ((w_in, "weight_ih"), (w_hidden, "weight_hh")):
-            by_input = parts[name].movedim(-1, len(lead))  # [..., inputs, gates, H]
-            place(start, width, by_input.flatten(-3, -2))
-        place(bias, width, _biases(spec.arch, parts["bias_ih"], parts["bias_hh"]))
-    if layout.head:
-        place(layout.head[0], 2, weights["head.weight"].detach().mT)
-        place(layout.head[1], 2, weights["head.bias"].detach()[..., None, :])
-    return packed
 
 
 class TritonStepper:
@@ -128,7 +45,7 @@ class TritonStepper:
         Contiguous tensors [N, spec.state_size] and [N, 2] to work in; new ones, zeroed, if not
         given.
     plan : StepPlan, optional
-        How the work is cut; by default :func:`~surrogate.kernels.triton.plan.plan_step`'s choice.
+        How the work is cut; by default ``plan_step`` chooses.
 
     Attributes
     ----------
@@ -156,8 +73,7 @@ class TritonStepper:
     ) -> None:
         own_weights = _check_shapes(spec, weights, neurons)
         device = weights["layers.0.weight_ih_l0"].device
-        if not usable(device, dtype):
-            reason = available() or f"weights on {device} and {dtype}, expected a GPU and float32"
+        if reason := why_not(device, dtype):
             raise ValueError(f"the Triton kernels cannot run this stack: {reason}")
         self.spec = spec
         self.neurons = neurons
@@ -168,11 +84,11 @@ class TritonStepper:
         self.outputs = self._array(outputs, (neurons, 2), dtype, device, "outputs")
         layout = PackedLayout.of(spec, self.plan)
         self._weights = pack_weights(spec, weights, layout, dtype)
-        blocked = any(width > block for _, _, block, _, width, *_ in layout.layers)
-        self._fresh = torch.empty_like(self.state) if blocked else self.state
+        in_place = all(layer.in_place for layer in layout.layers)
+        self._fresh = self.state if in_place else torch.empty_like(self.state)
         tiles = triton.cdiv(neurons, self.plan.neurons)
         self._grid = (tiles, self.plan.split)
-        self._arrived = torch.zeros(tiles * COUNTER_STRIDE, dtype=torch.int32, device=device)
+        self._arrived = torch.zeros(tiles * COUNTER_STRIDE.value, dtype=torch.int32, device=device)
         self._failed = torch.zeros(1, dtype=torch.int32, device=device)
         self._options: dict[str, Any] = step_options(spec, self.plan, layout, own_weights)
         self._listed: tuple[Tensor, Tensor, Tensor] | None = None
@@ -284,17 +200,10 @@ def step_options(
 ) -> dict[str, Any]:
     """The compile-time arguments of :func:`step_kernel` and the options of its launch."""
     return {
-        "LAYERS": layout.layers,
-        "HEAD": layout.head,
-        "ARCH": spec.arch,
-        "GATES": spec.gates,
-        "SLOTS": SLOTS[spec.arch],
-        "ROW": spec.state_size,
-        "OWN_WEIGHTS": layout.size if own_weights else 0,
-        "NEURONS": plan.neurons,
-        "EVENTS": plan.events,
-        "SPLIT": plan.split,
-        "COUNTERS": COUNTER_STRIDE,
+        "CELL": cell_of(spec.arch).forward,
+        "STACK": layout,
+        "PLAN": plan,
+        "OWN_WEIGHTS": own_weights,
         "POLLS": MAX_POLLS,
         "num_warps": plan.warps,
         "num_stages": 1,

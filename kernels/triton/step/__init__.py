@@ -1,0 +1,1 @@
+"""One bin of many neurons in one launch."""

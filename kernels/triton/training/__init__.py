@@ -1,0 +1,1 @@
+"""Sequences of a whole stack, forward and backward, in one launch each."""
