@@ -124,10 +124,20 @@ class StackLayout:
     @property
     def constants(self) -> StackConstants:
         """All that a kernel is compiled for."""
-        slots = {"ih_slots": self.cell.ih_slots, "hh_slots": self.cell.hh_slots}
-        names = [name for name in StackConstants._fields if name not in (*slots, "alignment")]
-        found = {name: getattr(self, name) for name in names}
-        return StackConstants(**found, **slots, alignment=ALIGNMENT)
+        return StackConstants(
+            gates=self.gates,
+            slots=self.slots,
+            ih_slots=self.cell.ih_slots,
+            hh_slots=self.cell.hh_slots,
+            memory=self.memory,
+            sizes=self.sizes,
+            widths=self.widths,
+            blocks=self.blocks,
+            offsets=self.offsets,
+            width=self.width,
+            floats=self.floats,
+            alignment=ALIGNMENT,
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
