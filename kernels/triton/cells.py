@@ -21,7 +21,7 @@ from torch import Tensor
 
 from surrogate.kernels.architectures import ARCHITECTURES
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "cell_of", "sigmoid", "tanh"]
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "cell_of", "tanh"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def cell_of(arch: str) -> Cell:
 
 
 @triton.jit
-def sigmoid(x):
+def _sigmoid(x):
     return 1 / (1 + tl.exp(-x))
 
 
@@ -108,8 +108,8 @@ RNN = Cell(_rnn_forward, _rnn_backward, ih_slots=(0,), hh_slots=(0,))
 @triton.jit
 def _gru_forward(from_input, from_hidden, bias, h, c):
     inner = from_hidden[2] + bias[0]
-    r = sigmoid(from_input[0] + from_hidden[0] + bias[1])
-    z = sigmoid(from_input[1] + from_hidden[1] + bias[2])
+    r = _sigmoid(from_input[0] + from_hidden[0] + bias[1])
+    z = _sigmoid(from_input[1] + from_hidden[1] + bias[2])
     n = tanh(from_input[2] + bias[3] + r * inner)
     h = n + z * (h - n)
     return (inner, r, z, n), h, c
@@ -129,10 +129,10 @@ GRU = Cell(_gru_forward, _gru_backward, ih_slots=(1, 2, 3), hh_slots=(1, 2, 0))
 
 @triton.jit
 def _lstm_forward(from_input, from_hidden, bias, h, c):
-    i = sigmoid(from_input[0] + from_hidden[0] + bias[0])
-    f = sigmoid(from_input[1] + from_hidden[1] + bias[1])
+    i = _sigmoid(from_input[0] + from_hidden[0] + bias[0])
+    f = _sigmoid(from_input[1] + from_hidden[1] + bias[1])
     g = tanh(from_input[2] + from_hidden[2] + bias[2])
-    o = sigmoid(from_input[3] + from_hidden[3] + bias[3])
+    o = _sigmoid(from_input[3] + from_hidden[3] + bias[3])
     c = f * c + i * g
     h = o * tanh(c)
     return (i, f, g, o), h, c

@@ -1,7 +1,7 @@
-"""A cell that the package does not have: the reference and the Triton functions of one object each.
+"""A cell that the package does not have: its step, and the Triton functions that make it fast.
 
-The minimal gated unit (Zhou et al. 2016) with the GRU's candidate: f = sigmoid(W_f x + b_f + U_f h
-+ d_f), n = tanh(W_n x + b_n + f * (U_n h + d_n)), h = (1 - f) * h + f * n.
+The minimal gated unit (Zhou et al. 2016), its reset as in torch's GRU: f = sigmoid(W_f x + b_f +
+U_f h + d_f), n = tanh(W_n x + b_n + f * (U_n h + d_n)), h = (1 - f) * h + f * n.
 """
 
 # mypy: allow-untyped-defs
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import torch
 import triton
+import triton.language as tl
 
 from surrogate.kernels import Architecture
-from surrogate.kernels.triton.cells import Cell, sigmoid, tanh
+from surrogate.kernels.triton.cells import Cell, tanh
 
 __all__ = ["CELL", "MINIMAL_GATED"]
 
@@ -25,7 +26,7 @@ def _step(from_input, from_hidden, state):
 @triton.jit
 def _forward(from_input, from_hidden, bias, h, c):
     inner = from_hidden[1] + bias[0]
-    f = sigmoid(from_input[0] + from_hidden[0] + bias[1])
+    f = tl.sigmoid(from_input[0] + from_hidden[0] + bias[1])
     n = tanh(from_input[1] + bias[2] + f * inner)
     return (inner, f, n), h + f * (n - h), c
 
