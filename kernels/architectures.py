@@ -38,7 +38,7 @@ class OnnxOperator(NamedTuple):
     gate_order : tuple of int
         The gates of ``weight_ih`` in the operator's order.
     attributes : dict
-        That the operator needs beside ``hidden_size``.
+        Attributes of the operator besides ``hidden_size``.
     """
 
     name: str

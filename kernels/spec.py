@@ -78,7 +78,7 @@ class StackSpec:
 
     @property
     def architecture(self) -> Architecture:
-        """What the layers' architecture is."""
+        """The architecture of the layers."""
         return architecture(self.arch)
 
     @property

@@ -28,7 +28,7 @@ def _triton_problem() -> str | None:
     return None
 
 
-# Found once: a run asks at every call, and torch.compile traces through it.
+# Computed once: every run calls it, and torch.compile traces through it.
 _TRITON_PROBLEM = _triton_problem()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
@@ -62,12 +62,12 @@ def why_not(device: torch.device | str, dtype: torch.dtype = torch.float32) -> s
 def launching_on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """While inside, kernels are launched on ``device``.
 
-    Triton launches on torch's current GPU, wherever the tensors lie; in its interpreter on none.
+    Triton launches on torch's current GPU, whatever the tensors' device; its interpreter uses none.
     """
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def configurations() -> list[StackSpec]:
-    """The stacks that speed and compilation are judged on: each cell in the blog's sizes."""
+    """The stacks for measuring speed and compilation: each cell in the blog's sizes."""
     archs = [name for name, each in ARCHITECTURES.items() if each.triton]
     return [StackSpec(arch, sizes) for arch in archs for sizes in HIDDEN_SIZES]

@@ -9,7 +9,7 @@ import triton.language as tl
 
 __all__ = ["COUNTER_STRIDE", "MAX_POLLS", "group_barrier"]
 
-#: int32 counters of different groups lie a cache line apart.
+#: Distance of the int32 counters of different groups: a cache line.
 COUNTER_STRIDE = tl.constexpr(32)
 
 #: Polls before a program gives up. One takes about a microsecond, so this is about a second, a
@@ -21,20 +21,20 @@ MAX_POLLS = 1 << 20
 def group_barrier(arrived_ptr, failed_ptr, MEMBERS: tl.constexpr, POLLS: tl.constexpr):
     """Wait until all ``MEMBERS`` programs of a group have arrived.
 
-    What any of them wrote to global memory before is visible to all of them afterwards. All must
+    Writes to global memory by any of them before are visible to all of them afterwards. All must
     run at once: launch cooperatively, at most one program per multiprocessor.
 
     Parameters
     ----------
     arrived_ptr : pointer to int32
-        The group's counter. Never reset: it counts on from launch to launch, and wraps around.
+        The group's counter. Never reset: it continues from launch to launch, and wraps around.
     failed_ptr : pointer to int32
-        Becomes 1 when a member did not arrive within ``POLLS`` polls. While it is 1 nobody polls
-        more than 16 times, so a launch with a missing program ends after one waiting time.
+        Becomes 1 when a member did not arrive within ``POLLS`` polls. While it is 1 programs poll
+        at most 16 times, so a launch with a missing program ends after one waiting time.
     MEMBERS : power of two, so that the wrap-around keeps the groups of arrivals apart
     POLLS : int
     """
-    # An atomic on a scalar is one thread's: the others' writes must lie before it.
+    # One thread does the atomic on a scalar: the other threads' writes must come before it.
     tl.debug_barrier()
     ticket = tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
     complete = (ticket & -MEMBERS) + MEMBERS

@@ -2,8 +2,8 @@
 
 A cell's equations are those of ``surrogate.kernels.architectures``. Its two device functions work
 on tiles of any shape. The forward one keeps a few values per unit for the backward pass, its
-*slots*; the gradient has the same slots. The GRU has four, ``U_n h + d_n, r, z, n``: its candidate
-sees the state through a gate, so what ``weight_ih`` and ``weight_hh`` give it stays apart.
+*slots*; the gradient has the same slots. The GRU has four, ``U_n h + d_n, r, z, n``: a gate scales
+the state's part of its candidate, so the parts of ``weight_ih`` and ``weight_hh`` stay separate.
 """
 
 # mypy: allow-untyped-defs, disable-error-code="assignment"
@@ -26,7 +26,7 @@ __all__ = ["GRU", "LSTM", "RNN", "Cell", "cell_of", "tanh"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What the Triton kernels need of an architecture.
+    """The parts of an architecture that the Triton kernels need.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Cell:
     backward : triton.jit function (slots, h, c, c_after, dh, dc) -> grads, dh, dc
         The step back. ``slots`` is what ``forward`` returned, ``h`` and ``c`` are the state before
         the step, ``dh`` and ``dc`` the whole gradients of the state after it. Returns the gradients
-        of the slots before activation, and those of h and c before the step, but for the products
+        of the slots before activation, and those of h and c before the step, without the products
         of ``grads`` with ``weight_hh``, which the caller adds to the first.
     ih_slots, hh_slots : tuple of int
         For each gate, in the order of the rows, the slot whose gradient is that of the gate's rows
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def apart(self) -> bool:
-        """Whether some gate needs to know what comes from the input and what from the state."""
+        """Whether some gate needs the parts of the input and of the state separately."""
         return self.ih_slots != self.hh_slots
 
     def bias_by_slot(self, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures of the GPUs that plans and predictions reckon with.
+"""Data of GPUs, for plans and predictions.
 
 Rates and sizes are the vendor's: NVIDIA's data sheets of the A100 80GB SXM, the H100 SXM and the
 H200 SXM, and the A100 white paper (5120 bytes per clock from the L2 cache, 64 of them to one
@@ -28,7 +28,7 @@ LAUNCH_SECONDS = 3e-6
 BARRIER_SECONDS = 1.5e-6
 #: A barrier among the threads of a program, with the arithmetic's latency around it. Assumed.
 SYNC_SECONDS = 0.3e-6
-#: A load that hits the L2 cache and that something waits for. Assumed.
+#: A load that hits the L2 cache, if the program waits for it. Assumed.
 CACHE_SECONDS = 0.2e-6
 
 
@@ -77,7 +77,7 @@ CHIPS = {
 
 
 def chip_of(device: torch.device) -> Chip:
-    """What is known of ``device``; of an unknown one, an H200's rates with its own processors."""
+    """The data of ``device``; for an unknown one, an H200's rates with its own processors."""
     if device.type != "cuda":
         return CHIPS["H200"]
     properties = torch.cuda.get_device_properties(device)

@@ -1,1 +1,1 @@
-"""What is known of the kernels without a GPU: what they compile to, and predicted times."""
+"""Checks of the kernels without a GPU: compilation, and predicted times."""

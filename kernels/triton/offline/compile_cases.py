@@ -1,4 +1,4 @@
-"""The kernels of a stack with everything that they are compiled for, for checks without a GPU."""
+"""The kernels of a stack with all compile-time arguments, for checks without a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surrogate.kernels.triton.training.projection import gather_sum, launch_opti
 
 __all__ = ["BATCH", "NEURONS", "Case", "cases_of"]
 
-#: The batch, and the numbers of neurons, that the committed record is about.
+#: The batch and the numbers of neurons of the committed record.
 BATCH, NEURONS = 32, (1, 1000, 1 << 20)
 
 #: Arguments that are not pointers to float32.

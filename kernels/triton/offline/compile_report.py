@@ -1,7 +1,7 @@
-"""What the kernels take of a GPU, told without one: registers, spills and shared memory.
+"""Resources of the kernels, found without a GPU: registers, spills and shared memory.
 
 ``python -m surrogate.kernels.triton.offline.compile_report`` compiles every kernel for the 18
-configurations and two generations of GPUs, with the assembler that Triton brings along, and prints
+configurations and two generations of GPUs, with the assembler that comes with Triton, and prints
 a table. ``--json FILE`` writes the record that a test compares later versions with.
 """
 
@@ -42,7 +42,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program takes.
+    """The resources of one program.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Resources:
 
 
 def worse(found: Resources, recorded: Resources, capability: int) -> list[str]:
-    """What is worse than recorded, a phrase each; registers may vary by a tenth and 8.
+    """What is worse than recorded, a phrase each; registers may exceed it by a tenth and 8.
 
     More shared memory than a program may use compiles nevertheless, and fails at the launch.
     """
@@ -82,7 +82,7 @@ def worse(found: Resources, recorded: Resources, capability: int) -> list[str]:
 
 
 def compile_case(case: Case, capability: int) -> Resources:
-    """Compile for ``capability`` (80: A100, 90: H100 and H200) and read what the assembler says.
+    """Compile for ``capability`` (80: A100, 90: H100 and H200) and read the assembler's log.
 
     Raises
     ------

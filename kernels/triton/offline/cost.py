@@ -1,8 +1,8 @@
-"""Predicted times of the kernels on GPUs nobody has measured them on yet.
+"""Predicted times of the kernels on GPUs on which they have not been measured.
 
-A prediction counts arithmetic, traffic and the delays nothing hides, with the figures of
-:mod:`surrogate.kernels.triton.chips`, of which the delays are assumptions. It tells orders of
-magnitude and ranks plans; whoever prints one must call it predicted.
+A prediction adds arithmetic, traffic and the delays that nothing overlaps, with the data of
+:mod:`surrogate.kernels.triton.chips`, of which the delays are assumptions. It gives orders of
+magnitude and ranks plans; where it is printed, it is marked as predicted.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def sequence_seconds(
     """Predicted time of a pass over ``batch`` sequences for each of ``models`` models.
 
     The recurrence, iteration after iteration; and what is done for all bins at once: the event
-    projection, and for the way back the gradients of the weights.
+    projection, and in the backward pass the gradients of the weights.
     """
     layout = StackLayout(spec.arch, spec.recurrent_sizes)
     tiling = choose_tiling(layout, batch, models, chip.processors)
@@ -84,7 +84,7 @@ def sequence_seconds(
     rows = models * batch * steps
     dense = spec.gates * (sum(n * n for n in sizes) + sum(a * b for a, b in pairwise(sizes)))
     projection = 4 * rows * EVENTS_PER_BIN * spec.gates * sizes[0] / chip.cache_bytes_per_second
-    # Written once and read once: the first layer's input; for the way back h (and c) and the slots.
+    # Written once and read once: the first layer's input; for backward h (and c) and the slots.
     kept = 2 + layout.memory + layout.slots if backward else 0
     traffic = 8 * rows * (spec.gates * sizes[0] + kept * sum(sizes)) / chip.memory_bytes_per_second
     launches = _OTHER_LAUNCHES * LAUNCH_SECONDS

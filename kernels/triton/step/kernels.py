@@ -2,7 +2,7 @@
 
 A program holds a tile of neurons and computes the layers one after another; for few neurons and
 wide layers, ``PLAN.split`` programs share a tile and divide its units. Every array keeps the neuron
-as its first axis, so rows of state and of transposed weights are read as they lie.
+as its first axis, so rows of state and of transposed weights are contiguous.
 
 ``CELL`` is the forward function of a :class:`Cell`, ``STACK`` a :class:`PackedLayout`, ``PLAN`` the
 :class:`StepPlan` it was made for.
@@ -69,7 +69,7 @@ def _add_product(
     UNITS: tl.constexpr = sums[0].shape[1]
     x = state + LAYER.state
     if NEURONS == 1:
-        # A product with one row keeps no thread busy: take k to rows, and sum over them at the end.
+        # A product with one row uses few threads: divide k into rows, and sum over them at the end.
         parts = _zeros(x, GATES, LAYER.inner, UNITS)
         for start in range(0, LAYER.size, LAYER.inner):
             k = start + tl.arange(0, LAYER.inner)
@@ -102,7 +102,7 @@ def _add_product(
 
 @triton.jit
 def _write_outputs(outputs, neuron, unit, values, wanted, failed, SPLIT: tl.constexpr):
-    """Write to [neurons, 2]; NaN if programs waited for each other in vain."""
+    """Write to [neurons, 2]; NaN if a barrier between programs failed."""
     if SPLIT > 1:
         values = tl.where(tl.load(failed, volatile=True) != 0, float("nan"), values)
     tl.store(outputs + neuron * 2 + unit[None, :], values, mask=wanted)
@@ -126,10 +126,10 @@ def _advance_layer(
     PLAN: tl.constexpr,
     POLLS: tl.constexpr,
 ):
-    """Advance layer ``L`` and leave its new h where the next layer reads it.
+    """Advance layer ``L`` and write its new h to where the next layer reads it.
 
-    A layer of several blocks of units cannot overwrite h at once, other blocks still read the old
-    one: it writes to ``fresh``, and copies when all are done.
+    A layer of several blocks of units cannot overwrite h at once, because other blocks still read
+    the old one: it writes to ``fresh``, and copies when all blocks are done.
     """
     LAYER: tl.constexpr = STACK.layers[L]
     IS_OUTPUT: tl.constexpr = len(STACK.layers) - 1 == L and len(STACK.head) == 0
@@ -156,7 +156,7 @@ def _advance_layer(
             BELOW: tl.constexpr = STACK.layers[L - 1]
             h_below = state if BELOW.in_place else fresh
             from_input = _add_product(from_input, h_below, w_in, left, BELOW, STACK.row, WIDTH)
-        # One sum of both takes fewer registers, where the cell does not need them apart.
+        # One sum of both takes fewer registers, if the cell does not need them separately.
         from_hidden = _add_product(
             nothing if STACK.apart else from_input,
             state,
@@ -203,7 +203,7 @@ def step_kernel(
     fresh,  # scratch of the state's shape, for layers of several blocks
     outputs,  # [neurons, 2]
     arrived,  # int32 [tiles, COUNTER_STRIDE], used if programs share a tile
-    failed,  # int32 [1], set where programs waited in vain
+    failed,  # int32 [1], set where a barrier failed
     neurons,
     CELL: tl.constexpr,
     STACK: tl.constexpr,
@@ -255,7 +255,7 @@ def step_kernel(
             2,
         )
         readout += tl.load(weights + STACK.head[1] + unit)[None, :]
-        # A name of its own: in a branch that is taken at run time none may change its shape.
+        # A new name, because no name may change its shape in a branch taken at run time.
         row = neuron[:, None]
         _write_outputs(outputs, row, unit, readout, row < left, failed, PLAN.split)
 

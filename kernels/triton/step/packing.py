@@ -1,4 +1,4 @@
-"""Where the parts of a stack lie in what a step reads, and its weights put there."""
+"""The memory layout of a stack for steps, and the packing of its weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ALIGNMENT = 32  # elements; 128 bytes of float32
 
 
 class PackedLayer(NamedTuple):
-    """Sizes and places of one recurrent layer; places in elements.
+    """Sizes and offsets of one recurrent layer; offsets in elements.
 
     Its weights are ``w_in [inputs, gates, width]``, ``w_hidden [hidden, gates, width]`` and
-    ``bias [slots, width]``, transposed so that the units lie together. Padding is zero, so that
+    ``bias [slots, width]``, transposed so that the units are contiguous. Padding is zero, so that
     padded units and inputs add nothing.
     """
 

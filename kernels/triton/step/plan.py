@@ -1,4 +1,4 @@
-"""How a step's work is cut into programs: chosen by a cost model, nothing is tuned at run time."""
+"""The division of a step's work into programs, chosen by a cost model, not by tuning."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepPlan:
     events : int
         Active channels of a neuron that are summed at once.
     split : int
-        Programs that share the units of a tile of neurons and meet after every layer.
+        Programs that share the units of a tile of neurons and synchronise after every layer.
     warps : int
         Of 32 threads, per program.
     """
@@ -72,7 +72,7 @@ class StepPlan:
 def step_candidates(
     spec: StackSpec, neurons: int, chip: Chip, own_weights: bool = False
 ) -> Iterator[StepPlan]:
-    """The plans worth considering: those whose programs fit on the GPU at once where they meet.
+    """The candidate plans: programs that synchronise must fit on the GPU at once.
 
     Blocks are the largest that the compile table found free of spills.
     """
@@ -125,7 +125,7 @@ def step_seconds(
 
     The largest of: one program's arithmetic, and its reading of weights, on one multiprocessor;
     all programs' arithmetic, their reading of weights from the L2 cache, and the unavoidable
-    traffic with memory, each at the whole GPU's rate. To it come the delays that nothing hides: the
+    traffic with memory, each at the whole GPU's rate. Plus the delays that nothing overlaps: the
     barrier after each layer, and the loads that wait for a list of events.
     """
     tiles = -(-neurons // plan.neurons)
@@ -165,8 +165,8 @@ def dot_share(results: float) -> float:
     """The share of the arithmetic rate that float32 products of blocks reach.
 
     A thread that holds a x a = ``results`` of them reads 2 a numbers from shared memory for a^2
-    multiply-adds; a multiprocessor does four of these in the time of one of those. No more than
-    half its peak is reckoned with.
+    multiply-adds; a multiprocessor does four multiply-adds in the time of one read. The share is
+    at most half.
     """
     return float(min(0.5, results**0.5 / 8))
 

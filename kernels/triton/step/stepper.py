@@ -45,7 +45,7 @@ class TritonStepper:
         Contiguous tensors [N, spec.state_size] and [N, 2] to work in; new ones, zeroed, if not
         given.
     plan : StepPlan, optional
-        How the work is cut; by default ``plan_step`` chooses.
+        How the work is divided; by default ``plan_step`` chooses.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class TritonStepper:
         """Advance by one bin in which ``counts[n, channel]`` spikes arrived, and clear the counts.
 
         A channel with one spike or more is active. ``lost[n]`` grows by the spikes beyond the first
-        of each channel, which the stack, trained on zeros and ones, cannot see. Takes two launches:
+        of each channel, which the stack, trained on zeros and ones, ignores. Takes two launches:
         the first lists the active channels, in arrays that the first call allocates.
 
         Parameters
@@ -165,12 +165,12 @@ class TritonStepper:
         self._launch(channel, begin, end)
 
     def check(self) -> None:
-        """Wait for the device and raise if programs of a step did not meet.
+        """Wait for the device and raise if a barrier between programs of a step failed.
 
         Raises
         ------
         RuntimeError
-            The states are then void. It means that programs of one launch did not run at once.
+            The states are then invalid. It means that programs of one launch did not run at once.
         """
         if self._failed.item():
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""The way back through a whole stack in one launch, in skewed time.
+"""The backward pass through a whole stack in one launch, in skewed time.
 
 At iteration s, counted down, layer l has step t = s - l: its own next step and the same step of the
 layer above both ended at iteration s + 1, whose gradients are all that an iteration needs. The
@@ -49,7 +49,7 @@ def resident_backward(
     CELL: tl.constexpr,
     STACK: tl.constexpr,
 ):
-    """One program walks one sequence of one model back, with all weights in registers."""
+    """Backward of one sequence of one model in one program, with all weights in registers."""
     SLOTS: tl.constexpr = STACK.slots
     WIDTH: tl.constexpr = STACK.width
     LAYERS: tl.constexpr = len(STACK.sizes)
@@ -141,7 +141,7 @@ def _add_products(
             place = (gate * size + unit)[:, None] * rows + row[None, :]
             matrix = tl.load(weight + place, mask=wanted[:, None] & inside[None, :], other=0)
             slot = SLOTS_OF_GATES[gate] * rows + row
-            # Another multiprocessor may have written it: only the cache they share is current.
+            # Another multiprocessor may have written it: only the shared cache is up to date.
             block = tl.load(
                 vectors + slot[:, None],
                 mask=inside[:, None] & wanted_sequence[None, :],
@@ -173,7 +173,7 @@ def blocked_backward(
     TILING: tl.constexpr,
     POLLS: tl.constexpr,
 ):
-    """``TILING.parts`` programs walk a batch tile of one model back, weights from the caches."""
+    """Backward of a batch tile of one model in ``TILING.parts`` programs, weights from caches."""
     SLOTS: tl.constexpr = STACK.slots
     WIDTH: tl.constexpr = STACK.width
     LAYERS: tl.constexpr = len(STACK.sizes)
@@ -187,7 +187,7 @@ def blocked_backward(
     model = tl.program_id(2).to(tl.int64)
     iterations = steps + LAYERS - 1
     weight += model * STACK.floats
-    # From the tile's first sequence on, for all of them together may need 64 bits.
+    # From the tile's first sequence on, because offsets over all sequences may need 64 bits.
     grad_top += (model * batch + tl.program_id(1) * TILING.batch) * steps * LAST_SIZE
     grad_h += model * batch * WIDTH
     grad_c += model * batch * WIDTH
@@ -226,7 +226,7 @@ def blocked_backward(
                     STACK.ih_slots,
                     TILING.inputs,
                 )
-                # The last step has no next one: its state's gradient is given.
+                # The last step has no next step: the gradient of its state is given.
                 dh = _add_products(
                     dh,
                     weight + start + STACK.gates * size * below,

@@ -121,7 +121,7 @@ def _add_products(
     for first in range(0, inputs, INPUTS):
         column = first + tl.arange(0, INPUTS)
         inside = column < inputs
-        # Another multiprocessor may have written it: only the cache they share is current.
+        # Another multiprocessor may have written it: only the shared cache is up to date.
         block = tl.load(
             vector + rows + column[:, None],
             mask=inside[:, None] & wanted_sequence[None, :],

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def kernel_constants(layout: StackLayout, tiling: Tiling, backward: bool) -> dict[str, Any]:
-    """The compile-time arguments of a kernel, but for what it keeps."""
+    """The compile-time arguments of a kernel, except which arrays it keeps."""
     cell = layout.cell
     constants = {"CELL": cell.backward if backward else cell.forward, "STACK": layout.constants}
     return constants if tiling.resident else constants | {"TILING": tiling, "POLLS": MAX_POLLS}
@@ -32,7 +32,7 @@ def kernel_constants(layout: StackLayout, tiling: Tiling, backward: bool) -> dic
 
 @functools.lru_cache
 def _table(layout: StackLayout, block: int, device: torch.device) -> Tensor:
-    """Kept, because copying it to a GPU waits for all work before."""
+    """Cached, because copying it to a GPU waits for all earlier work."""
     return torch.tensor(layout.table(block), dtype=torch.int32, device=device)
 
 
@@ -45,7 +45,7 @@ def _launch_blocked(
     steps: int,
     constants: dict[str, Any],
 ) -> Tensor:
-    """Returns int32 [1]: 1 if programs waited for each other in vain and results are wrong."""
+    """Returns int32 [1]: 1 if a barrier between programs failed and results are wrong."""
     models, device = buffers[0].shape[0], buffers[0].device
     tiles = triton.cdiv(batch, tiling.batch)
     table = _table(layout, tiling.units, device)
@@ -70,7 +70,7 @@ def _launch_blocked(
 def _spoil(results: Tensor, columns: slice, failed: Tensor) -> None:
     """NaN in ``columns``, the last layer's, where a barrier failed.
 
-    So outputs and gradients show it, and nobody waits for the GPU to learn of it.
+    So outputs and gradients show the failure without waiting for the GPU.
     """
     results[..., columns].masked_fill_(failed.bool(), float("nan"))
 
@@ -93,7 +93,7 @@ def launch_forward(
         ``weight_ih, weight_hh, bias_ih, bias_hh`` of each layer.
     state : Tensor [models, batch, state size]
     keep : bool
-        Keep the slots for the way back.
+        Keep the slots for the backward pass.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def launch_backward(
     memory: Tensor,
     slots: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Walk the recurrence back.
+    """Run the recurrence backward.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def launch_backward(
     Returns
     -------
     grad_slots : Tensor
-        As ``slots``; written for the steps of each layer alone.
+        As ``slots``; written only for the steps of each layer.
     grad_state : Tensor [models, batch, state size]
         Of the initial state.
     """

@@ -1,8 +1,8 @@
-r"""How the training kernels see a stack: packed weights, unit blocks and buffers in skewed time.
+r"""The training kernels' form of a stack: packed weights, unit blocks, buffers in skewed time.
 
 In *skewed* time layer l computes step t = s - l at iteration s, so all layers of an iteration need
-only what the iteration before left behind, and L layers take T + L - 1 iterations instead of L T
-dependent steps. Buffers are indexed by iteration and put all layers side by side:
+only the results of the iteration before, and L layers take T + L - 1 iterations instead of L T
+dependent steps. Buffers are indexed by iteration and have all layers side by side:
 
 - ``hidden``, ``memory`` [models, T + L, batch, width]: row s holds what iteration s reads, that is
   h (and the LSTM's c) of layer l after step s - l - 1; rows 0 to l of layer l hold its initial
@@ -10,12 +10,12 @@ dependent steps. Buffers are indexed by iteration and put all layers side by sid
 - ``slots``, their gradients [models, T + L - 1, batch, slots * width]: layer after layer, and slot
   after slot within a layer.
 
-What layer l multiplies at iteration s, its own h and that of the layer below, lies in one row:
+The factors of layer l at iteration s, its own h and that of the layer below, are in one row:
 every weight gradient is one matrix product over rows l to l + T - 1.
 
 A layer is as wide as its units, rounded up to a multiple of 16: the least a matrix product takes,
 and aligned for loads of 16 bytes. The units in excess have zero weights and biases, so that they
-stay at zero where a kernel computes them; one that does not leaves there what it finds.
+stay at zero where a kernel computes them; other kernels leave them unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["ALIGNMENT", "StackConstants", "StackLayout", "Tiling", "choose_tilin
 
 ALIGNMENT = 16
 
-#: Floats of padded weights that one program keeps in registers, beside what it computes with.
+#: Floats of padded weights that one program keeps in registers, besides its other values.
 RESIDENT_FLOATS = 24 * 1024
 
 
@@ -69,7 +69,7 @@ class Tiling:
 class StackConstants(NamedTuple):
     """The properties of a :class:`StackLayout` as a kernel's compile-time argument.
 
-    Plain numbers, for by its text Triton finds what it compiled before.
+    Plain numbers, because Triton finds compiled kernels by the argument's text.
     """
 
     gates: int
@@ -123,7 +123,7 @@ class StackLayout:
 
     @property
     def constants(self) -> StackConstants:
-        """All that a kernel is compiled for."""
+        """The compile-time argument of the kernels."""
         return StackConstants(
             gates=self.gates,
             slots=self.slots,
@@ -175,8 +175,8 @@ class StackLayout:
     def training_bytes(self, batch: int, steps: int) -> int:
         """Memory that one model's forward and backward pass takes in float32, weights left out.
 
-        What is kept for the way back, its gradients, the first layer's input, and the copies that
-        the products of the widest layer take.
+        The values kept for the backward pass, their gradients, the first layer's input, and the
+        copies for the products of the widest layer.
         """
         kept = self.width * (1 + self.memory + 2 * self.slots)
         copied = (self.gates + 1) * max(self.widths)
@@ -184,12 +184,12 @@ class StackLayout:
         return 4 * rows * (kept + self.gates * self.widths[0] + copied)
 
     def columns(self, layer: int) -> slice:
-        """Where a layer's units lie in ``hidden`` and ``memory``."""
+        """The columns of a layer's units in ``hidden`` and ``memory``."""
         first = self.offsets[layer]
         return slice(first, first + self.sizes[layer])
 
     def slot_columns(self, layer: int, weight: str) -> slice:
-        """Where the gradients of a layer's rows of ``weight`` ("ih" or "hh") lie in the slots.
+        """The columns of the gradients of a layer's rows of ``weight`` ("ih" or "hh") in the slots.
 
         Gates are as wide as the layer, and in the order of their slots.
         """
@@ -209,7 +209,7 @@ class StackLayout:
         return F.pad(by_gate, (0, 0) * (by_gate.dim() - 3) + (0, excess)) if excess else by_gate
 
     def rows_of_slots(self, slots: Tensor, layer: int, weight: str) -> Tensor:
-        """Rows of ``weight`` ("ih" or "hh") from what lies in :meth:`slot_columns`.
+        """Rows of ``weight`` ("ih" or "hh") from the columns :meth:`slot_columns`.
 
         ``[models, gates * width, ...]`` to ``[models, gates * size, ...]``.
         """
@@ -222,14 +222,14 @@ class StackLayout:
     def pack_weights(self, weights: Sequence[Tensor], transpose: bool) -> Tensor:
         """All matrices the recurrence needs, gate by gate and row-major, [models, floats].
 
-        Layer by layer, ``weight_ih`` (but for the first layer) then ``weight_hh``, padded.
+        Layer by layer, ``weight_ih`` (except the first layer's) then ``weight_hh``, padded.
 
         Parameters
         ----------
         weights : sequence of Tensor [models, ...]
             ``weight_ih, weight_hh, bias_ih, bias_hh`` of each layer.
         transpose : bool
-            Transpose each gate's matrix, for the products of the way back.
+            Transpose each gate's matrix, for the products of the backward pass.
         """
         parts = []
         for layer in range(len(self.sizes)):
@@ -293,7 +293,7 @@ class StackLayout:
 def choose_tiling(layout: StackLayout, batch: int, models: int, processors: int) -> Tiling:
     """The mapping used when none is given; a function of sizes alone, nothing is tuned at run time.
 
-    Small stacks stay in registers, eight warps where four could not hold them beside a step's
+    Small stacks stay in registers, of eight warps where four have too few for weights and a step's
     values. The blocks of a wide stack are shared by as many programs as run at once, one on each
     of the GPU's ``processors``, with the smallest batch tile for which they suffice.
     """

@@ -28,7 +28,7 @@ __all__ = ["run_models"]
 
 
 def _tiling(layout: StackLayout, state: Tensor) -> Tiling:
-    """Programs share a stack only where a GPU runs them at the same time."""
+    """Programs share a stack only on a GPU, which runs them at the same time."""
     models, batch, _ = state.shape
     processors = 1
     if state.is_cuda:
@@ -47,7 +47,7 @@ def _recurrent_stack(
     steps: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``-> top [M, B, T, H], state [M, B, S]``, and ``hidden, memory, slots`` for the way back."""
+    """``-> top [M, B, T, H], state [M, B, S]``, and ``hidden, memory, slots`` for backward."""
     layout = StackLayout(arch, tuple(sizes))
     first = layout.pad_rows(weights[0], 0).flatten(1, 2)
     with launching_on(state.device):

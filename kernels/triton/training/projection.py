@@ -1,7 +1,7 @@
 """``W_ih x`` of the first layer for 0/1 inputs given as events, and the gradient of ``W_ih``.
 
 Forward gathers the rows of the transposed weights that belong to a bin's active channels (CSR) and
-sums them. Backward walks each channel's bins (CSC) and sums the gates' gradients: one fixed order,
+sums them. Backward goes through each channel's bins (CSC) and sums the gates' gradients: one order,
 no atomics, so that two runs agree bit for bit.
 """
 
