@@ -11,27 +11,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.errors import UsageError
-from surrogate.kernels import StackSpec
-from surrogate.kernels.triton import why_not
+from surrogate.kernels import PROVIDERS, Provider, StackSpec
 
-__all__ = ["GpuStepper", "check_gpu"]
+__all__ = ["GpuStepper", "gpu_provider"]
 
 
-def check_gpu(device: str, precision: np.dtype) -> None:
-    """Refuse a device on which the Triton kernels do not run.
+def gpu_provider(device: str, precision: np.dtype, arch: str) -> Provider:
+    """The provider that steps such a model on ``device``.
 
     Raises
     ------
     UsageError
-        With the reason, and the cure.
+        If there is none, with the reason and the cure.
     """
     try:
         found = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"unknown device {device!r}: expected 'cpu' or 'cuda'") from error
     dtype = torch.from_numpy(np.empty(0, precision)).dtype
-    if reason := why_not(found, dtype):
-        raise UsageError(f'device={device!r} cannot be used: {reason}; or leave device="cpu"')
+    reasons = []
+    for provider in PROVIDERS.values():
+        if provider.steps_on_device:
+            reason = provider.unavailable(arch, found, dtype)
+            if reason is None:
+                return provider
+            reasons.append(reason)
+    raise UsageError(
+        f'device={device!r} cannot be used: {"; ".join(reasons)}; or leave device="cpu"'
+    )
 
 
 class GpuStepper:
@@ -59,14 +66,11 @@ class GpuStepper:
         state: NDArray[Any],
         outputs: NDArray[Any],
     ) -> None:
-        from surrogate.kernels.triton.step.stepper import TritonStepper
-
         there = {name: weight.to(device) for name, weight in weights.items()}
         self.outputs = outputs
         self._state = torch.from_numpy(state)
-        self._work = TritonStepper(
-            spec, there, neurons, dtype=self._state.dtype, state=self._state.to(device, copy=True)
-        )
+        provider = gpu_provider(device, state.dtype, spec.arch)
+        self._work = provider.device_stepper(spec, there, self._state.to(device, copy=True))
         self._counts = torch.zeros(
             neurons, spec.input_size, dtype=torch.int32, device=self._work.state.device
         )

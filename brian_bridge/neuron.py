@@ -15,7 +15,7 @@ from brian2.groups.subgroup import Subgroup
 from numpy.typing import ArrayLike, NDArray
 
 from surrogate.brian_bridge.binned import BinnedGroup
-from surrogate.brian_bridge.gpu import check_gpu
+from surrogate.brian_bridge.gpu import gpu_provider
 from surrogate.brian_bridge.models import ModelSource, Population
 from surrogate.brian_bridge.rates import input_rates, range_warnings
 from surrogate.brian_bridge.standalone import StandaloneStep
@@ -162,7 +162,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         if precision not in ("float32", "float64"):
             raise UsageError(f"unknown precision {precision!r}: expected 'float32' or 'float64'")
         if device != "cpu":
-            check_gpu(device, np.dtype(precision))
+            gpu_provider(device, np.dtype(precision), self.population.spec.arch)
         self.device = device
         if refractory is None:
             refractory = self.population.refractory_ms() * ms

@@ -14,7 +14,7 @@ from torch import Tensor
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
 
-__all__ = ["Provider", "Steps"]
+__all__ = ["DeviceSteps", "Provider", "Steps"]
 
 
 class Steps(Protocol):
@@ -29,6 +29,19 @@ class Steps(Protocol):
         """As :attr:`surrogate.kernels.Stepper.step_counts`."""
 
 
+class DeviceSteps(Protocol):
+    """What advances neurons whose state is kept on a device, in that device's tensors."""
+
+    state: Tensor
+    outputs: Tensor
+
+    def step_counts(self, counts: Tensor, lost: Tensor) -> None:
+        """As :attr:`surrogate.kernels.Stepper.step_counts`."""
+
+    def check(self) -> None:
+        """Raise RuntimeError if a step failed on the device."""
+
+
 class Provider(ABC):
     """One implementation of ``run_stack``, and perhaps of ``run_models`` and of stepping.
 
@@ -41,12 +54,15 @@ class Provider(ABC):
         Its key in :data:`surrogate.kernels.PROVIDERS`.
     steps : bool
         Whether :meth:`stepper` gives one.
+    steps_on_device : bool
+        Whether :meth:`device_stepper` gives one.
     shares_launches : bool
         Whether :meth:`run_models` gains from running models together.
     """
 
     name: str
     steps = False
+    steps_on_device = False
     shares_launches = False
 
     @property
@@ -114,3 +130,17 @@ class Provider(ABC):
         threads : int
         """
         return None
+
+    def device_stepper(
+        self, spec: StackSpec, weights: Mapping[str, Tensor], state: Tensor
+    ) -> DeviceSteps:
+        """An object that steps neurons on the device of ``state``, in place.
+
+        Parameters
+        ----------
+        spec : StackSpec
+        weights : mapping of str to Tensor
+            On that device, in canonical order, with a leading axis where each neuron has its own.
+        state : Tensor [N, spec.state_size]
+        """
+        raise NotImplementedError(f"provider {self.name!r} does not step on a device")

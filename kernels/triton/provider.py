@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.events import SpikeEvents
-from surrogate.kernels.provider import Provider
+from surrogate.kernels.provider import DeviceSteps, Provider
 from surrogate.kernels.spec import StackSpec
 from surrogate.kernels.triton import why_not
 
@@ -17,10 +17,10 @@ __all__ = ["TritonProvider"]
 
 
 class TritonProvider(Provider):
-    """Sequences in Triton, many models in one launch."""
+    """Sequences and steps in Triton, many models in one launch."""
 
     name = "triton"
-    shares_launches = True
+    steps_on_device = shares_launches = True
 
     def suits(self, device: torch.device) -> bool:
         return device.type != "cpu"  # where its interpreter runs, very slowly
@@ -54,3 +54,10 @@ class TritonProvider(Provider):
         from surrogate.kernels.triton.training.layout import StackLayout
 
         return StackLayout(spec.arch, spec.recurrent_sizes).training_bytes(batch, steps)
+
+    def device_stepper(
+        self, spec: StackSpec, weights: Mapping[str, Tensor], state: Tensor
+    ) -> DeviceSteps:
+        from surrogate.kernels.triton.step.stepper import TritonStepper
+
+        return TritonStepper(spec, weights, len(state), dtype=state.dtype, state=state)
