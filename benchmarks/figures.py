@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surrogate.plots.trials import save_figure
+from surrogate.plots.style import figure_style, save_figure
 
 __all__ = ["plot_ratios"]
 
@@ -21,6 +21,7 @@ _COLOURS = {
 }
 
 
+@figure_style()
 def plot_ratios(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     """Draw a bar per row: how many times ours is faster than the peer, on a logarithmic axis.
 
@@ -64,7 +65,7 @@ def plot_ratios(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
         fontsize=8,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, Path(path))
+    save_figure(figure, path, dpi=150)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -244,12 +244,13 @@ def plot(
     With --json, one object: out, trial, start, stop, output_spikes_ms.
     """
     from surrogate import datasets
-    from surrogate.plots.trials import plot_trial, save_figure
+    from surrogate.plots.style import save_figure
+    from surrogate.plots.trials import plot_trial
 
     out = Path(f"trial-{trial}.png") if out is None else out
     with datasets.open(file) as opened:
         stop = opened.header.duration_ms if stop is None else stop
-        save_figure(plot_trial(opened, trial, start, stop), out)
+        save_figure(plot_trial(opened, trial, start, stop), out, dpi=150)
         spikes = opened.spike_times(trial)
     spikes = spikes[(spikes >= start) & (spikes < stop)]
     result = {

@@ -175,3 +175,36 @@ def test_a_forked_child_loads_and_predicts(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+FIGURES = """
+import sys
+import numpy as np
+from pathlib import Path
+from surrogate.plots.learning_curve import plot_learning_curve
+from surrogate.plots.style import figure_style
+folder = Path(sys.argv[1])
+entry = {"step": 1, "spike_loss": 1.0, "voltage_loss": 1.0, "roc_auc": 0.9, "voltage_rmse_mv": 1.0,
+         "kept": True}
+plot_learning_curve(folder / "curve.png", [entry])
+plot_learning_curve(folder / "curve.svg", [entry])
+import matplotlib
+with figure_style():
+    print(matplotlib.rcParams["text.usetex"], matplotlib.rcParams["font.size"])
+print(matplotlib.rcParams["text.usetex"], matplotlib.rcParams["font.size"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.nowhere", "qtagg", "no such"])
+def test_no_setting_of_the_user_s_reaches_our_figures(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 31\n")
+    done = subprocess.run(
+        [sys.executable, "-c", FIGURES, tmp_path],
+        env=os.environ | {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "10.0", "True", "31.0"]
+    assert {"curve.png", "curve.svg"} <= {path.name for path in tmp_path.iterdir()}

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.errors import UsageError
 from surrogate.evaluation.comparison import Comparison
 from surrogate.evaluation.protocols import Outputs
 from surrogate.evaluation.roc import Roc, ideal_thresholds, sigmoid
 from surrogate.evaluation.scores import VOLTAGE_CLIP_MV
-from surrogate.files import atomic_path
 from surrogate.model.spike_rule import SpikeRule
+from surrogate.plots.style import figure_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
-    from matplotlib.figure import Figure
 
 __all__ = ["plot_evaluation", "plot_roc", "plot_traces", "roc_in_terminal"]
 
@@ -51,6 +49,7 @@ def plot_evaluation(folder: Path, outputs: Outputs, rule: SpikeRule | None = Non
     return drawn
 
 
+@figure_style()
 def plot_roc(path: str | os.PathLike[str], outputs: Comparison) -> None:
     """Draw the ROC curve, coloured by threshold, over linear and over logarithmic FPR.
 
@@ -97,7 +96,7 @@ def plot_roc(path: str | os.PathLike[str], outputs: Comparison) -> None:
     ticks = np.linspace(*colours, 6) if colours[0] < colours[1] else np.array(colours[:1])
     bar = figure.colorbar(curve, ax=logarithmic, ticks=ticks, label="threshold probability")
     bar.set_ticklabels(_distinct_labels(sigmoid(ticks)))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_curve(
@@ -145,6 +144,7 @@ def _distinct_labels(values: Iterable[float]) -> list[str]:
     return labels
 
 
+@figure_style()
 def plot_traces(
     path: str | os.PathLike[str], outputs: Outputs, rule: SpikeRule | None = None
 ) -> None:
@@ -198,7 +198,7 @@ def plot_traces(
     columns[0, 0].set(ylabel=f"soma voltage (mV)\nclipped at {VOLTAGE_CLIP_MV:g} mV")
     columns[0, 0].legend(loc="lower right", ncols=2, frameon=False)
     columns[0, 2].set(ylabel="spike probability\nper ms")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _typical_trial(spikes: NDArray[np.integer]) -> int:
@@ -219,14 +219,6 @@ def _draw_raster(
         )
     axes.set_yticks(range(len(rows)), [f"{name} spikes" for name, _, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    kind = Path(path).suffix.lower()
-    if kind not in (".png", ".svg"):
-        raise UsageError(f"{path}: pictures are written as .png or .svg; change the name's end")
-    with atomic_path(path) as aside:
-        figure.savefig(aside, format=kind[1:], dpi=120)
 
 
 def roc_in_terminal(outputs: Comparison, width: int = 60, height: int = 16) -> str:

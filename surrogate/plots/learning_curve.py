@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surrogate.files import atomic_path
+from surrogate.plots.style import figure_style, save_figure
 
 __all__ = ["plot_learning_curve"]
 
 
+@figure_style()
 def plot_learning_curve(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Draw losses, validation ROC AUC and voltage error against the optimiser step.
 
     Parameters
     ----------
     path : str or Path
-        PNG, SVG or PDF by its suffix.
+        Ending in .png or .svg.
     history : sequence of mappings
         The lines of ``metrics.jsonl``.
 
@@ -49,5 +50,4 @@ def plot_learning_curve(path: str | Path, history: Sequence[Mapping[str, Any]]) 
         axes.set(title=title, xlabel="optimiser step")
     for axes in (losses, auc, voltage):
         axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as aside:
-        figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
+    save_figure(figure, path)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from surrogate.datasets.reader import Dataset
 from surrogate.errors import UsageError
-from surrogate.files import atomic_path
+from surrogate.plots.style import figure_style
 
-__all__ = ["plot_trial", "save_figure"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_trial"]
 
 _GROUPS = ("#c1440e", "#2b5c8a", "#8a6d1f", "#6a3d8f", "#2f7f7b")
 _VOLTAGES = ("#222222", "#b0518f", "#5f8f2b")
@@ -19,6 +21,7 @@ _SPIKE = "#0a7d4f"
 _RATE_WINDOW_MS = 20
 
 
+@figure_style()
 def plot_trial(
     data: Dataset, trial: int, start_ms: float = 0, stop_ms: float | None = None
 ) -> Figure:
@@ -42,6 +45,8 @@ def plot_trial(
     stop_ms = duration if stop_ms is None else stop_ms
     if not 0 <= trial < len(data):
         raise UsageError(f"no trial {trial} in {data.path}; expected 0..{len(data) - 1}")
+    from matplotlib.figure import Figure
+
     start, stop = data.bins(start_ms), data.bins(stop_ms)
     if not 0 <= start < stop <= data.n_steps:
         raise UsageError(
@@ -96,20 +101,3 @@ def _rate_hz(bins: np.ndarray, steps: int, n_synapses: int, dt_ms: float) -> np.
     window = np.ones(width)
     covered = np.convolve(np.ones(steps), window, "same") * dt_ms
     return np.convolve(counts, window, "same") / covered / n_synapses * 1e3
-
-
-def save_figure(figure: Figure, out: Path) -> None:
-    """Write ``figure`` to ``out``, as PNG or SVG by its ending.
-
-    Raises
-    ------
-    UsageError
-        If the ending is neither.
-    DataError
-        If the file cannot be written.
-    """
-    kind = out.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise UsageError(f"{out}: unknown picture format {out.suffix!r}; end it in .png or .svg")
-    with atomic_path(out) as aside:
-        figure.savefig(aside, format=kind, dpi=150)

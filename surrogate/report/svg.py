@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from surrogate.files import atomic_write_text
+from surrogate.plots.style import figure_style
 
-__all__ = ["Drawing", "draw", "figure_style", "write_drawings"]
+__all__ = ["Drawing", "draw", "write_drawings"]
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
+
+# Text that stays text, no background, and the same ids each time.
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "surrogate",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,9 @@ def draw(
     name, title, description, caption : str
         See :class:`Drawing`.
     plot : callable
-        Draws with matplotlib, under :func:`figure_style`.
+        Draws with matplotlib, in the style of the page.
     """
-    with tempfile.TemporaryDirectory() as folder, figure_style():
+    with tempfile.TemporaryDirectory() as folder, figure_style(**_STYLE):
         path = Path(folder, "figure.svg")
         plot(path)
         root = ElementTree.parse(path).getroot()
@@ -68,25 +79,6 @@ def draw(
     _make_ids_unique(root, name)
     _describe(root, name, title, description)
     return Drawing(name, title, description, caption, ElementTree.tostring(root, "unicode"))
-
-
-@contextlib.contextmanager
-def figure_style() -> Iterator[None]:
-    """Text that stays text, no background, and the same ids each time."""
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "surrogate",
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
-    ):
-        yield
 
 
 def write_drawings(folder: Path, drawings: list[Drawing]) -> list[Path]:
