@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from surrogate.errors import UsageError
 from surrogate.files import atomic_path
@@ -41,7 +41,7 @@ def figure_style(**settings: Any) -> Iterator[None]:
     try:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(settings)
+            matplotlib.rcParams.update(cast(Any, settings))  # names are typed, one by one
             yield
     finally:
         _ACTIVE.reset(token)
