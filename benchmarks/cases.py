@@ -6,8 +6,7 @@ import torch
 
 from surrogate.benchmarks.problems import Case
 from surrogate.errors import UsageError
-from surrogate.kernels import StackSpec, architecture
-from surrogate.model.stack import parse_hidden_sizes
+from surrogate.kernels import StackSpec, architecture, parse_sizes
 
 __all__ = ["goal", "goal_cases", "select_cases"]
 
@@ -102,13 +101,10 @@ def _chosen_specs(arch: str | None, hidden: str | None) -> list[StackSpec]:
     if arch is None and hidden is None:
         return [_spec("lstm 256-64-2"), _spec("rnn 32-16-2")]
     arch = arch or "lstm"
-    try:
-        default = architecture(arch).hidden_sizes
-        return [StackSpec(arch, default if hidden is None else parse_hidden_sizes(hidden))]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    sizes = architecture(arch).hidden_sizes if hidden is None else parse_sizes(hidden)
+    return [StackSpec(arch, sizes)]
 
 
 def _spec(config: str) -> StackSpec:
     arch, _, sizes = config.partition(" ")
-    return StackSpec(arch, parse_hidden_sizes(sizes))
+    return StackSpec(arch, parse_sizes(sizes))

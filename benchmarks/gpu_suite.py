@@ -243,9 +243,8 @@ def _alone(case: Case, make: Callable[[Problem], Contender], seconds: float) -> 
 
 
 def _parallel_row(found: dict[str, Any], spec: StackSpec, device: str) -> str:
-    hidden = "-".join(map(str, spec.hidden_sizes))
     allow_tf32(False)  # the peer timed before may have changed it
-    row = measure_parallel(spec.arch, hidden, PARALLEL, PARALLEL_STEPS, device)
+    row = measure_parallel(spec.arch, spec.sizes_text, PARALLEL, PARALLEL_STEPS, device)
     found["parallel_training"].append(row)
     if row["ratio"] is None:
         return f"losses disagree ({row['parity']:.1e})"

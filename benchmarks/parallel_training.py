@@ -25,11 +25,12 @@ from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
 from surrogate.kernels import default_provider
-from surrogate.model.stack import parse_hidden_sizes
 from surrogate.training.loop import train_together
 from surrogate.training.recipe import load_recipe
-from surrogate.training.run_folder import RunConfig, RunFolder
-from surrogate.training.trainer import Progress, Trainer
+from surrogate.training.run import open_trainer
+from surrogate.training.run_config import RunConfig
+from surrogate.training.run_folder import RunFolder
+from surrogate.training.trainer import Trainer, TrainingProgress
 
 __all__ = ["measure"]
 
@@ -124,12 +125,9 @@ def _trainer(
 ) -> Trainer:
     arch, hidden = stack
     rate, weight = _CHOICES[index % len(_CHOICES)]
-    recipe = load_recipe("blog", arch, {**overrides, "learning_rate": rate, "pos_weight": weight})
-    sizes = parse_hidden_sizes(hidden)
-    config = RunConfig(arch, sizes, recipe, seed, "exact", None, dataset.digest, reuse_windows=True)
-    run = RunFolder(folder)
-    run.create(config)
-    return Trainer(config, dataset, run, device)
+    settings = {**overrides, "learning_rate": rate, "class_weight": weight}
+    config = RunConfig.for_dataset(dataset, arch, hidden, "blog", settings, seed=seed)
+    return open_trainer(config, dataset, RunFolder(folder), device)
 
 
 def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
@@ -137,7 +135,7 @@ def _time(trainers: Sequence[Trainer]) -> tuple[list[float], list[list[float]]]:
     times: list[float] = []
     losses: dict[Trainer, list[float]] = {trainer: [] for trainer in trainers}
 
-    def note(trainer: Trainer, progress: Progress) -> None:
+    def note(trainer: Trainer, progress: TrainingProgress) -> None:
         if trainer is trainers[0]:  # the loss is on the CPU, so the GPU has finished the step
             times.append(time.perf_counter())
         losses[trainer].append(progress.loss)

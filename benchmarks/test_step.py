@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from surrogate.benchmarks.contenders import Contender
 from surrogate.benchmarks.problems import Case
-from surrogate.kernels import StackSpec
+from surrogate.kernels import StackSpec, join_sizes
 
 
 @pytest.mark.parametrize("neurons", [1, 1000])
@@ -21,7 +21,7 @@ from surrogate.kernels import StackSpec
         ("gru", (256, 64, 2)),
         ("lstm", (256, 64, 2)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
+    ids=lambda value: value if isinstance(value, str) else join_sizes(value),
 )
 def test_step(
     benchmark: BenchmarkFixture,

@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from surrogate.benchmarks.contenders import Contender
 from surrogate.benchmarks.problems import Case
-from surrogate.kernels import StackSpec
+from surrogate.kernels import StackSpec, join_sizes
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from surrogate.kernels import StackSpec
         ("lstm", (256, 64, 2)),
         ("lstm", (512, 256, 128, 64, 32, 2)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
+    ids=lambda value: value if isinstance(value, str) else join_sizes(value),
 )
 def test_training_step(
     benchmark: BenchmarkFixture,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["emit", "json_option", "json_text", "threads_option"]
+__all__ = ["emit", "json_option", "json_text", "parse_settings", "threads_option"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,6 +30,27 @@ def threads_option(function: Function) -> Function:
         show_default=True,
         help="CPU threads. More pay only for wide layers, and only on an idle machine.",
     )(function)
+
+
+def parse_settings(given: Iterable[str]) -> dict[str, Any]:
+    """Recipe values by key, from what ``--set KEY=VALUE`` was given.
+
+    Raises
+    ------
+    UsageError
+        For anything else, and for a key that comes twice.
+    """
+    from surrogate.errors import UsageError
+
+    settings: dict[str, Any] = {}
+    for setting in given:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not (key and equals and value):
+            raise UsageError(f"--set {setting!r}: expected KEY=VALUE, such as weight_decay=0.1")
+        if key in settings:
+            raise UsageError(f"--set {key} is given twice; leave one out")
+        settings[key] = value
+    return settings
 
 
 def emit(as_json: bool, obj: Mapping[str, Any], text: str) -> None:

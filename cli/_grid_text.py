@@ -128,7 +128,7 @@ def ledger_text(ledger: Ledger, costs: Mapping[str, float]) -> str:
 
 
 def plan_json(
-    ledger: Ledger, costs: Mapping[str, float], jobs: int, together: int, n_inputs: int
+    ledger: Ledger, costs: Mapping[str, float], jobs: int, together: int
 ) -> dict[str, Any]:
     """What `grid run --dry-run` prints."""
     from surrogate.grid.cost import disk_bytes
@@ -139,7 +139,7 @@ def plan_json(
         {
             "hash": row.experiment.hash,
             **row.experiment.axes(),
-            "parameters": row.experiment.spec(n_inputs).parameter_count,
+            "parameters": row.experiment.spec.parameter_count,
             "status": row.status,
             "estimated_seconds": round(costs[row.experiment.hash], 1),
         }
@@ -160,9 +160,11 @@ def plan_json(
 
 def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan for people: a line for each configuration."""
+    from surrogate.kernels import join_sizes
+
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in plan["experiments"]:
-        name = f"{one['arch']} {'-'.join(map(str, one['hidden_sizes']))}"
+        name = f"{one['arch']} {join_sizes(one['hidden_sizes'])}"
         groups.setdefault(name, []).append(one)
     rows = []
     for name, group in groups.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option
+from surrogate.cli._common import emit, json_option, parse_settings
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -160,33 +160,20 @@ def _plan(
     from surrogate.grid.request import read_request
 
     asked = {key: value for key, value in table.items() if key not in ("data", "out", "slurm")}
-    reuse = asked.pop("reuse_windows", False) or options["reuse_windows"]
     axes = ("arch", "hidden", "learning_rate", "class_weight", "seeds", "same_seeds")
-    for key in (*axes, "recipe", "labels"):
+    for key in (*axes, "recipe", "labels", "reuse_windows"):
         if options[key]:
             asked[key] = options[key]
     if options["settings"]:
-        asked["set"] = dict(asked.get("set", {})) | _settings(options["settings"])
+        asked["set"] = dict(asked.get("set", {})) | parse_settings(options["settings"])
     where = options["data"] or table.get("data")
     if folder.exists() and not asked:
         planned = folder.grid()
         dataset = planned.open_data(where)
     else:
         dataset = datasets.open(where)
-        planned = plan_grid(read_request(asked), dataset, reuse)
+        planned = plan_grid(read_request(asked), dataset)
     return planned, dataset
-
-
-def _settings(given: tuple[str, ...]) -> dict[str, str]:
-    from surrogate.errors import UsageError
-
-    found: dict[str, str] = {}
-    for setting in given:
-        key, equals, value = (part.strip() for part in setting.partition("="))
-        if not (key and equals and value):
-            raise UsageError(f"--set {setting!r}: expected KEY=VALUE, such as epochs=20")
-        found[key] = value
-    return found
 
 
 def _run(
@@ -197,11 +184,11 @@ def _run(
     table: dict[str, Any],
 ) -> Ledger:
     from surrogate.cli._grid_text import Progress
+    from surrogate.errors import Interrupted
     from surrogate.grid.ledger import Ledger
     from surrogate.grid.scheduler import run_grid
     from surrogate.grid.time_left import in_order
     from surrogate.training.loop import stop_on_signals
-    from surrogate.training.trainer import Interrupted
 
     experiments = planned.experiments()
     ledger = Ledger(folder, experiments)
@@ -250,8 +237,8 @@ def _local_workers(options: dict[str, Any]) -> tuple[list[str], int]:
 
 
 def _calibrate(experiments: list[Experiment], dataset: Dataset, device: str) -> dict[str, float]:
+    from surrogate.errors import Interrupted
     from surrogate.grid.cost import calibrate
-    from surrogate.training.trainer import Interrupted
 
     def say(name: str) -> None:
         click.echo(f"timing {name}", err=True)
@@ -306,7 +293,7 @@ def _dry_run(
     experiments = [row.experiment for row in ledger.rows.values()]
     workers, together = _local_workers(options)
     costs = _calibrate(experiments, dataset, workers[0])
-    plan = plan_json(ledger, costs, len(workers), together, dataset.n_inputs)
+    plan = plan_json(ledger, costs, len(workers), together)
     emit(as_json, plan, plan_text(plan))
 
 

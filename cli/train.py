@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option, threads_option
+from surrogate.cli._common import emit, json_option, parse_settings, threads_option
 
 if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
-
-    from surrogate.datasets import Dataset
-    from surrogate.training.run_folder import RunConfig, RunFolder
-    from surrogate.training.trainer import Progress, Trainer
+    from surrogate.training.run import TrainingRun
 
 __all__ = ["train"]
 
@@ -78,161 +71,40 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 @click.option("--plots/--no-plots", default=True, help="Draw the run's figures.")
 @json_option
 def train(as_json: bool, **options: Any) -> None:
-    import torch
-
-    from surrogate import datasets
+    import surrogate
     from surrogate.errors import UsageError
-    from surrogate.training.run_folder import RunFolder
-    from surrogate.training.trainer import Trainer
 
     for name in ("resume", "out", "data", "hidden"):
         if options[name] == "":
             raise UsageError(f"--{name} is empty; give a value or leave it out")
-    device = _device(options["device"])
-    torch.set_num_threads(options["threads"])
+    shown = {name: options[name] for name in ("device", "threads", "plots")} | {"progress": True}
     if options["resume"]:
-        folder = RunFolder(options["resume"])
-        config = folder.config()
-        dataset = _dataset_of(config, options["data"])
         _refuse_changes()
+        run = surrogate.resume(options["resume"], options["data"], **shown)
     else:
-        dataset = datasets.open(options["data"])
-        _require_splits(dataset)
-        config = _configure(dataset, options)
-        folder = RunFolder(options["out"] or _default_folder(config))
-    result = folder.stored_result() if options["resume"] else None
-    if result is None:
-        trainer = Trainer(config, dataset, folder, device)
-        if not options["resume"]:
-            folder.create(config)
-        click.echo(_describe(config, dataset, device, folder), err=True)
-        with folder.lock():
-            result = _train(trainer, options)
-    else:
-        click.echo(f"{folder.path} is done; this is its result", err=True)
-    emit(as_json, result, _summary(result, dataset))
+        asked = ("data", "arch", "hidden", "recipe", "out", "seed", "labels", "reuse_windows")
+        settings = _recipe_settings(options)
+        run = surrogate.train(**{name: options[name] for name in asked}, **shown, **settings)
+    emit(as_json, run.result, _summary(run))
 
 
-def _train(trainer: Trainer, options: dict[str, Any]) -> dict[str, Any]:
-    from surrogate.training.finish import finish
-    from surrogate.training.trainer import Interrupted
-
-    if options["resume"]:
-        note = trainer.resume()
-        click.echo(note or f"resuming after step {trainer.step}", err=True)
-    if trainer.plan.reused:
-        click.echo(
-            f"note: the run takes {len(trainer.plan.trial):,} windows, more than the data hold; "
-            "they come again in a new order",
-            err=True,
-        )
-    with click.progressbar(
-        length=trainer.config.recipe.steps - trainer.step,
-        label="training",
-        file=sys.stderr,
-        show_pos=True,
-        item_show_func=lambda text: text,
-    ) as bar:
-        trainer.run(_reporter(bar, trainer))
-    click.echo(f"judging on {len(trainer.valid_trials)} validation trials", err=True)
-    try:
-        return finish(trainer, options["plots"])
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped while judging, the training is saved; continue with: surrogate train "
-            f"--resume {shlex.quote(str(trainer.folder.path))}"
-        ) from None
-
-
-def _device(wanted: str | None) -> str:
-    import torch
-
+def _recipe_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Recipe values that options of their own or ``--set`` give."""
     from surrogate.errors import UsageError
+    from surrogate.training.recipe import check_key
 
-    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device != "cpu" and not device.startswith("cuda"):
-        raise UsageError(f"--device {device!r}: expected cpu or cuda")
-    try:
-        index = torch.device(device).index or 0
-    except RuntimeError as error:
-        raise UsageError(f"--device {device!r}: expected cpu, cuda or cuda:N") from error
-    if device.startswith("cuda") and index >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs; "
-            "use --device cpu"
-        )
-    return device
-
-
-def _configure(dataset: Dataset, options: dict[str, Any]) -> RunConfig:
-    from surrogate.errors import UsageError
-    from surrogate.kernels import ARCHITECTURES
-    from surrogate.model.stack import parse_hidden_sizes
-    from surrogate.training.recipe import load_recipe
-    from surrogate.training.run_folder import RunConfig
-
-    arch = options["arch"]
-    if arch not in ARCHITECTURES:
-        raise UsageError(f"unknown arch {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
-    hidden = options["hidden"]
-    return RunConfig(
-        arch=arch,
-        hidden_sizes=ARCHITECTURES[arch].hidden_sizes
-        if hidden is None
-        else parse_hidden_sizes(hidden),
-        recipe=load_recipe(options["recipe"], arch, _overrides(options)),
-        seed=options["seed"],
-        labels=options["labels"],
-        data=None if dataset.is_sample else str(dataset.path.resolve()),
-        data_digest=dataset.digest,
-        reuse_windows=options["reuse_windows"] or dataset.is_sample,
-    )
-
-
-def _overrides(options: dict[str, Any]) -> dict[str, Any]:
-    from surrogate.errors import UsageError
-
-    overrides: dict[str, Any] = {}
-    for setting in options["settings"]:
-        key, equals, value = (part.strip() for part in setting.partition("="))
-        if not (key and equals and value):
-            raise UsageError(f"--set {setting!r}: expected KEY=VALUE, such as weight_decay=0.1")
-        if key in overrides:
-            raise UsageError(f"--set {key} is given twice; leave one out")
-        overrides[key] = value
-    for option in ("epochs", "batch_size", "learning_rate", "select_by", "class_weight"):
-        value = options[option]
-        if value is None:
+    settings = parse_settings(options["settings"])
+    for key in settings:  # before it can pass for a parameter of surrogate.train
+        check_key(key)
+    for key in ("epochs", "batch_size", "learning_rate", "select_by", "class_weight"):
+        if options[key] is None:
             continue
-        key = "pos_weight" if option == "class_weight" else option
-        if key in overrides:
+        if key in settings:
             raise UsageError(
-                f"--{option.replace('_', '-')} and --set {key} say the same; leave one out"
+                f"--{key.replace('_', '-')} and --set {key} say the same; leave one out"
             )
-        overrides[key] = "1" if (key, value) == ("pos_weight", "none") else value
-    return overrides
-
-
-def _default_folder(config: RunConfig) -> str:
-    sizes = "-".join(map(str, config.hidden_sizes))
-    return f"runs/{config.arch}-{sizes}-{config.recipe.name}-s{config.seed}"
-
-
-def _require_splits(dataset: Dataset) -> None:
-    from surrogate.errors import UsageError
-
-    if dataset.split_sizes is None:
-        raise UsageError(
-            f"{dataset.path}: stores no split, and training needs train and valid trials; convert "
-            "it again with --split-fractions"
-        )
-
-
-def _dataset_of(config: RunConfig, given: str | None) -> Dataset:
-    """The data set of a run to be resumed, from where it was or from where it is now."""
-    from surrogate import datasets
-
-    return datasets.open_recorded(config.data, config.data_digest, "this run", given)
+        settings[key] = options[key]
+    return settings
 
 
 def _refuse_changes() -> None:
@@ -253,47 +125,8 @@ def _refuse_changes() -> None:
             )
 
 
-def _describe(config: RunConfig, dataset: Dataset, device: str, folder: RunFolder) -> str:
-    from surrogate.kernels import default_provider
-
-    sizes = "-".join(map(str, config.hidden_sizes))
-    name = "the bundled sample" if dataset.is_sample else str(dataset.path)
-    place = f"{device} ({default_provider(device, arch=config.arch)})"
-    return (
-        f"{config.arch} {sizes} on {name}, {place}, seed {config.seed}\n"
-        f"run folder: {folder.path}\n\n{config.recipe.to_toml()}"
-    )
-
-
-def _reporter(bar: ProgressBar[Any], trainer: Trainer) -> Callable[[Progress], None]:
-    """Moves the bar at each step and prints a line for each epoch."""
-    recipe = trainer.config.recipe
-    begun, first = time.monotonic(), trainer.step
-    last_epoch = ""
-    erase = "\r\033[K" if sys.stderr.isatty() else ""
-
-    def report(progress: Progress) -> None:
-        nonlocal last_epoch
-        rate = (progress.step - first) * recipe.batch_size / (time.monotonic() - begun)
-        if entry := progress.entry:
-            auc, rmse = (
-                "none" if value is None else f"{value:.4f}"
-                for value in (entry["roc_auc"], entry["voltage_rmse_mv"])
-            )
-            last_epoch = f"  AUC {auc}"
-            # On a terminal the bar stands on this line: write over it.
-            click.echo(
-                f"{erase}epoch {entry['epoch']:>3}/{recipe.epochs}  loss {entry['loss']:.5f}  "
-                f"ROC AUC {auc}  voltage RMSE {rmse} mV  "
-                f"{rate:.1f} windows/s{'  kept' if entry['kept'] else ''}",
-                err=True,
-            )
-        bar.update(1, f"loss {progress.loss:.4f}{last_epoch}  {rate:.1f} windows/s")
-
-    return report
-
-
-def _summary(result: dict[str, Any], dataset: Dataset) -> str:
+def _summary(run: TrainingRun) -> str:
+    result, dataset = run.result, run.dataset
     validation = result["validation"]
     lines = [
         f"model file: {result['model']}",

@@ -10,7 +10,7 @@ from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.provider import Provider
 from surrogate.kernels.providers import PROVIDERS, default_provider
 from surrogate.kernels.run import run_models, run_stack
-from surrogate.kernels.spec import StackSpec
+from surrogate.kernels.spec import StackSpec, join_sizes, parse_sizes
 from surrogate.kernels.stepper import Stepper
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "Stepper",
     "architecture",
     "default_provider",
+    "join_sizes",
+    "parse_sizes",
     "run_models",
     "run_stack",
 ]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from surrogate.errors import UsageError
 from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
 
 __all__ = ["ARCHITECTURES", "HIDDEN_SIZES", "Architecture", "OnnxOperator", "architecture"]
@@ -201,9 +202,9 @@ def architecture(name: str) -> Architecture:
 
     Raises
     ------
-    ValueError
+    UsageError
         If there is none; the message names those that there are.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"unknown arch {name!r}: expected one of {', '.join(ARCHITECTURES)}")
+        raise UsageError(f"unknown arch {name!r}: expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from surrogate.errors import UsageError
 from surrogate.kernels.architectures import Architecture, architecture
 
-__all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec"]
+__all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec", "join_sizes", "parse_sizes"]
 
 HEADS = ("recurrent", "linear")
 MAX_HIDDEN_SIZE = 512
 MAX_INPUT_SIZE = 2**15  # SpikeEvents keeps channels in int16
+
+
+def join_sizes(hidden_sizes: Iterable[int]) -> str:
+    """Hidden sizes as they are written in tables: ``(256, 64, 2)`` is ``"256-64-2"``."""
+    return "-".join(map(str, hidden_sizes))
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Read what :func:`join_sizes` writes.
+
+    Raises
+    ------
+    UsageError
+        If a part is not a whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.split("-"))
+    except ValueError:
+        raise UsageError(
+            f"hidden sizes {text!r}: expected whole numbers joined by dashes, such as 256-64-2"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -37,7 +60,7 @@ class StackSpec:
 
     Raises
     ------
-    ValueError
+    UsageError
         If a field has a value outside its range; the message names value and range.
     """
 
@@ -53,28 +76,28 @@ class StackSpec:
         object.__setattr__(self, "input_size", _without_numpy(self.input_size))
         architecture(self.arch)
         if self.head not in HEADS:
-            raise ValueError(f"unknown head {self.head!r}: expected recurrent or linear")
+            raise UsageError(f"unknown head {self.head!r}: expected recurrent or linear")
         sizes = self.hidden_sizes
         if not sizes or any(
             type(size) is not int or not 1 <= size <= MAX_HIDDEN_SIZE for size in sizes
         ):
-            raise ValueError(
+            raise UsageError(
                 f"hidden sizes {sizes!r}: expected whole numbers from 1 to {MAX_HIDDEN_SIZE}, "
                 "such as 256-64-2"
             )
         if sizes[-1] != 2:
-            raise ValueError(
+            raise UsageError(
                 f"hidden sizes {self.sizes_text} end in {sizes[-1]}: the last must be 2, "
                 "the spike logit and the soma voltage"
             )
         if self.head == "linear" and len(sizes) < 2:
-            raise ValueError("a linear head needs a recurrent layer before it, such as 32-2")
+            raise UsageError("a linear head needs a recurrent layer before it, such as 32-2")
         if type(self.input_size) is not int or not 1 <= self.input_size <= MAX_INPUT_SIZE:
-            raise ValueError(f"input size {self.input_size}: expected 1 to {MAX_INPUT_SIZE}")
+            raise UsageError(f"input size {self.input_size}: expected 1 to {MAX_INPUT_SIZE}")
         if not (math.isfinite(self.voltage_scale) and self.voltage_scale > 0):
-            raise ValueError(f"voltage scale {self.voltage_scale}: expected a positive number")
+            raise UsageError(f"voltage scale {self.voltage_scale}: expected a positive number")
         if not math.isfinite(self.voltage_offset):
-            raise ValueError(f"voltage offset {self.voltage_offset}: expected a finite number")
+            raise UsageError(f"voltage offset {self.voltage_offset}: expected a finite number")
 
     @property
     def architecture(self) -> Architecture:
@@ -89,7 +112,7 @@ class StackSpec:
     @property
     def sizes_text(self) -> str:
         """Hidden sizes as tables have them: ``"256-64-2"``."""
-        return "-".join(map(str, self.hidden_sizes))
+        return join_sizes(self.hidden_sizes)
 
     @property
     def name(self) -> str:

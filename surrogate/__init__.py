@@ -2,7 +2,8 @@
 
 >>> import surrogate
 >>> data = surrogate.datasets.open()              # the bundled sample
->>> model = surrogate.load("runs/lstm/model.h5")  # doctest: +SKIP
+>>> run = surrogate.train(data, arch="lstm")      # doctest: +SKIP
+>>> model = surrogate.load(run.model_path)        # doctest: +SKIP
 >>> probability, voltage = model.predict(data)    # doctest: +SKIP
 >>> print(surrogate.evaluate(model, data))        # doctest: +SKIP
 """
@@ -19,9 +20,21 @@ if TYPE_CHECKING:
     from surrogate.evaluation.result import Evaluation
     from surrogate.model.model_file import Model, load
     from surrogate.model.stack import RecurrentStack
+    from surrogate.training.run import TrainingRun, resume, train
 
 # Without what needs Brian2, so that a star import works where Brian2 is missing.
-__all__ = ["Evaluation", "Model", "RecurrentStack", "__version__", "datasets", "evaluate", "load"]
+__all__ = [
+    "Evaluation",
+    "Model",
+    "RecurrentStack",
+    "TrainingRun",
+    "__version__",
+    "datasets",
+    "evaluate",
+    "load",
+    "resume",
+    "train",
+]
 
 try:
     __version__ = version("surrogate-neuron")
@@ -38,6 +51,9 @@ _HOMES = {
     "Model": "surrogate.model.model_file",
     "load": "surrogate.model.model_file",
     "RecurrentStack": "surrogate.model.stack",
+    "TrainingRun": "surrogate.training.run",
+    "resume": "surrogate.training.run",
+    "train": "surrogate.training.run",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "SurrogateError", "UsageError"]
+__all__ = ["DataError", "Interrupted", "SurrogateError", "UsageError"]
 
 
 class SurrogateError(Exception):
@@ -22,3 +22,7 @@ class UsageError(SurrogateError, ValueError):
 
 class DataError(SurrogateError):
     """A file is missing, damaged, of the wrong kind, or cannot be written."""
+
+
+class Interrupted(SurrogateError):
+    """A signal such as Ctrl-C stopped the work, after it saved where it stood."""

@@ -27,8 +27,10 @@ from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
 from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.training.finish import finish
+from surrogate.training.loop import train_to_end
+from surrogate.training.run import open_trainer
 from surrogate.training.run_folder import RunFolder
-from surrogate.training.trainer import JUDGING_SHARE, Progress, Trainer
+from surrogate.training.trainer import JUDGING_SHARE, TrainingProgress
 
 __all__ = ["StepCost", "calibrate", "disk_bytes"]
 
@@ -133,17 +135,15 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
         learning_rate=0.0,
         learning_rate_min=0.0,
     )
-    config = dataclasses.replace(experiment, recipe=recipe).run_config(None, reuse_windows=True)
+    config = dataclasses.replace(experiment, recipe=recipe, reuse_windows=True)
     times: list[tuple[float, float]] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: TrainingProgress) -> None:
         times.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory(prefix="surrogate-") as folder:
-        run = RunFolder(folder)
-        run.create(config)
-        trainer = Trainer(config, dataset, run, device)
-        trainer.run(note)
+        trainer = open_trainer(config, dataset, RunFolder(folder), device)
+        train_to_end(trainer, note)
         began = time.perf_counter()
         finish(trainer, plots=False)
         finishing = time.perf_counter() - began
@@ -164,7 +164,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
 def _key(experiment: Experiment, device: str) -> str:
     """What a measurement depends on."""
     recipe = experiment.recipe
-    kernels = PROVIDERS[default_provider(device, arch=experiment.arch)].label
+    kernels = PROVIDERS[default_provider(device, arch=experiment.spec.arch)].label
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(
         [

@@ -1,28 +1,24 @@
-"""A grid: its axes, the recipe they vary, and the experiments that follow."""
+"""A grid: its axes, the configurations they name, and the experiments that follow."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from surrogate import datasets, machine
+from surrogate import machine
 from surrogate.datasets import Dataset
-from surrogate.errors import UsageError
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
-from surrogate.training.recipe import Recipe, load_recipe
+from surrogate.kernels import join_sizes
 from surrogate.training.windows import plan_windows
 
 __all__ = ["Grid", "plan_grid"]
 
-_FORMAT, _VERSION = "surrogate-grid", 1
+_FORMAT, _VERSION = "surrogate-grid", 2
 
 
 @dataclass(frozen=True)
@@ -33,21 +29,22 @@ class Grid:
     ----------
     request : Request
         Axes, recipe and overrides as they were asked for.
-    recipes : dict of str to Recipe
-        The effective recipe of each configuration ("lstm 256-64-2"), before learning rate and class
-        weight. Kept, so that the grid stays what it was when a recipe's file changes.
-    data : str or None
-        Where the data set was; None is the bundled sample.
-    data_digest : str
-        Of its contents.
-    reuse_windows : bool
+    configurations : tuple of Experiment
+        One of each stack, before learning rate, class weight and seed. Kept, so that the grid stays
+        what it was when a recipe's file changes.
     """
 
     request: Request
-    recipes: dict[str, Recipe]
-    data: str | None
-    data_digest: str
-    reuse_windows: bool
+    configurations: tuple[Experiment, ...]
+
+    @property
+    def common(self) -> Experiment:
+        """One configuration, for what all have in common: the data."""
+        return self.configurations[0]
+
+    def open_data(self, path: str | Path | None = None) -> Dataset:
+        """The grid's data set; see :meth:`RunConfig.open_data`."""
+        return self.common.open_data(path, "this grid")
 
     def experiments(self) -> list[Experiment]:
         """Every combination of the axes, in their order.
@@ -59,50 +56,28 @@ class Grid:
         """
         request = self.request
         found = {}
-        for arch, sizes, rate, weight, number in itertools.product(
-            request.arch,
-            request.hidden_sizes,
+        for base, rate, weight, number in itertools.product(
+            self.configurations,
             request.learning_rate,
             request.class_weight,
             range(request.seeds),
         ):
             recipe = dataclasses.replace(
-                self.recipes[_configuration(arch, sizes)],
-                learning_rate=rate,
-                pos_weight=1.0 if weight is None else weight,
+                base.recipe, learning_rate=rate, class_weight=1.0 if weight is None else weight
             )
-            seed = request.seed(number, arch, sizes, rate, weight)
-            experiment = Experiment(arch, sizes, recipe, seed, request.labels, self.data_digest)
+            seed = request.seed(number, base.spec.arch, base.spec.hidden_sizes, rate, weight)
+            experiment = dataclasses.replace(base, recipe=recipe, seed=seed)
             found[experiment.hash] = experiment
         return list(found.values())
 
-    def open_data(self, path: str | Path | None = None) -> Dataset:
-        """The data, from where they were or from ``path``; see :func:`datasets.open_recorded`."""
-        return datasets.open_recorded(self.data, self.data_digest, "this grid", path)
-
     def to_json(self) -> str:
         """As stored in ``grid.json``."""
-        request = self.request
         content = {
             "format": _FORMAT,
             "version": _VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "axes": {
-                "arch": request.arch,
-                "hidden_sizes": request.hidden_sizes,
-                "learning_rate": request.learning_rate,
-                "class_weight": request.class_weight,
-            },
-            "seeds": request.seeds,
-            "same_seeds": request.same_seeds,
-            "recipe": request.recipe,
-            "overrides": request.overrides,
-            "size_overrides": request.size_overrides,
-            "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
-            "labels": request.labels,
-            "reuse_windows": self.reuse_windows,
-            "data": self.data,
-            "data_digest": self.data_digest,
+            "request": dataclasses.asdict(self.request),
+            "configurations": [one.to_dict() for one in self.configurations],
             "versions": machine.versions(),
         }
         return json.dumps(content, indent=2) + "\n"
@@ -113,29 +88,13 @@ class Grid:
         values = json.loads(text)
         if values["format"] != _FORMAT or values["version"] != _VERSION:
             raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
-        axes = values["axes"]
-        request = Request(
-            arch=tuple(axes["arch"]),
-            hidden_sizes=tuple(tuple(sizes) for sizes in axes["hidden_sizes"]),
-            learning_rate=tuple(axes["learning_rate"]),
-            class_weight=tuple(axes["class_weight"]),
-            seeds=values["seeds"],
-            same_seeds=values.get("same_seeds", True),  # of before there was a choice
-            recipe=values["recipe"],
-            overrides=values["overrides"],
-            size_overrides=values["size_overrides"],
-            labels=values["labels"],
-        )
         return cls(
-            request=request,
-            recipes={name: _recipe(table) for name, table in values["recipes"].items()},
-            data=values["data"],
-            data_digest=values["data_digest"],
-            reuse_windows=values["reuse_windows"],
+            Request.from_dict(values["request"]),
+            tuple(Experiment.from_dict(one) for one in values["configurations"]),
         )
 
 
-def plan_grid(request: Request, dataset: Dataset, reuse_windows: bool = False) -> Grid:
+def plan_grid(request: Request, dataset: Dataset) -> Grid:
     """The grid that ``request`` means on ``dataset``, with every experiment checked to be possible.
 
     Parameters
@@ -143,34 +102,27 @@ def plan_grid(request: Request, dataset: Dataset, reuse_windows: bool = False) -
     request : Request
     dataset : Dataset
         With trials of the splits "train" and "valid".
-    reuse_windows : bool
-        Begin anew when the data run out; the bundled sample always does.
 
     Raises
     ------
     UsageError
         For a stack or recipe that does not exist, or data too small for it.
     """
-    grid = Grid(
-        request=request,
-        recipes={
-            _configuration(arch, sizes): load_recipe(
-                request.recipe,
-                arch,
-                request.overrides | request.size_overrides.get(_joined(sizes), {}),
-            )
-            for arch, sizes in itertools.product(request.arch, request.hidden_sizes)
-        },
-        data=None if dataset.is_sample else str(dataset.path.resolve()),
-        data_digest=dataset.digest,
-        reuse_windows=reuse_windows or dataset.is_sample,
-    )
+    configurations = [
+        Experiment.for_dataset(
+            dataset,
+            arch,
+            sizes,
+            request.recipe,
+            request.overrides | request.size_overrides.get(join_sizes(sizes), {}),
+            labels=request.labels,
+            reuse_windows=request.reuse_windows,
+        )
+        for arch, sizes in itertools.product(request.arch, request.hidden_sizes)
+    ]
+    grid = Grid(request, tuple(configurations))
     dataset.trial_indices("valid")
     for experiment in {one.configuration: one for one in grid.experiments()}.values():
-        try:
-            experiment.spec(dataset.n_inputs)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
         recipe = experiment.recipe
         plan_windows(
             recipe.window_rule,
@@ -179,21 +131,6 @@ def plan_grid(request: Request, dataset: Dataset, reuse_windows: bool = False) -
             recipe.window_ms,
             recipe.epochs * recipe.windows_per_epoch,
             experiment.seed,
-            grid.reuse_windows,
+            experiment.reuse_windows,
         )
     return grid
-
-
-def _joined(hidden_sizes: tuple[int, ...]) -> str:
-    return "-".join(map(str, hidden_sizes))
-
-
-def _configuration(arch: str, hidden_sizes: tuple[int, ...]) -> str:
-    return f"{arch} {_joined(hidden_sizes)}"
-
-
-def _recipe(table: Mapping[str, Any]) -> Recipe:
-    values: dict[str, Any] = {
-        key: math.inf if value == "inf" else value for key, value in table.items()
-    }
-    return Recipe(**values)

@@ -14,8 +14,8 @@ from typing import Any
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
+from surrogate.kernels import join_sizes, parse_sizes
 from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
-from surrogate.model.stack import parse_hidden_sizes
 
 __all__ = ["Request", "read_grid_file", "read_request"]
 
@@ -51,6 +51,8 @@ class Request:
     size_overrides : dict of str to dict
         Recipe values for the experiments of one size, by its name such as "256-64-2".
     labels : "exact" | "legacy"
+    reuse_windows : bool
+        Begin anew when the data run out; on the bundled sample always.
     """
 
     arch: tuple[str, ...] = tuple(ARCHITECTURES)
@@ -63,6 +65,14 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     size_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: str = "exact"
+    reuse_windows: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Request:
+        """Read what ``dataclasses.asdict`` gave, back from JSON."""
+        axes = ("arch", "learning_rate", "class_weight")
+        sizes = tuple(tuple(one) for one in values["hidden_sizes"])
+        return cls(**{**values, **{key: tuple(values[key]) for key in axes}, "hidden_sizes": sizes})
 
     def seed(self, number: int, *axes: object) -> int:
         """The seed of the ``number``-th experiment of a combination, whose values ``axes`` are.
@@ -133,22 +143,23 @@ def read_request(table: Mapping[str, Any]) -> Request:
             values[key] = _unique(key, [read(one) for one in _listed(given[key])])
     if "seeds" in given:
         values["seeds"] = _positive("seeds", given["seeds"])
-    if "same_seeds" in given:
-        if type(given["same_seeds"]) is not bool:
-            raise UsageError(f"grid same_seeds = {given['same_seeds']!r}: expected true or false")
-        values["same_seeds"] = given["same_seeds"]
+    for key in ("same_seeds", "reuse_windows"):
+        if key in given:
+            values[key] = given[key]
+            if type(given[key]) is not bool:
+                raise UsageError(f"grid {key} = {given[key]!r}: expected true or false")
     if "labels" in given:
         values["labels"] = _one_of("labels", given["labels"], ("exact", "legacy"))
     if "recipe" in given:
         values["recipe"] = str(given["recipe"])
     values["overrides"] = _settings("set", given.get("set", {}))
     values["size_overrides"] = {
-        "-".join(map(str, _sizes(size))): _settings(f"set_by_size.{size}", settings)
+        join_sizes(_sizes(size)): _settings(f"set_by_size.{size}", settings)
         for size, settings in _table("set_by_size", given.get("set_by_size", {})).items()
     }
     request = Request(**values)
     for size in request.size_overrides:
-        if parse_hidden_sizes(size) not in request.hidden_sizes:
+        if parse_sizes(size) not in request.hidden_sizes:
             raise UsageError(f"grid set_by_size names {size}, which is not among its hidden sizes")
     return request
 
@@ -184,7 +195,7 @@ def _one_of(key: str, value: Any, choices: tuple[str, ...]) -> str:
 def _sizes(value: Any) -> tuple[int, ...]:
     if not isinstance(value, str):
         raise UsageError(f"grid hidden = {value!r}: expected sizes such as '256-64-2'")
-    return parse_hidden_sizes(value)
+    return parse_sizes(value)
 
 
 def _rate(value: Any) -> float:
@@ -218,7 +229,7 @@ def _table(key: str, value: Any) -> dict[str, Any]:
 
 def _settings(key: str, value: Any) -> dict[str, Any]:
     settings = _table(key, value)
-    for name, axis in (("learning_rate", "learning_rate"), ("pos_weight", "class_weight")):
-        if name in settings:
-            raise UsageError(f"grid {key} sets {name}, an axis of the grid; give {axis} instead")
+    for axis in ("learning_rate", "class_weight"):
+        if axis in settings:
+            raise UsageError(f"grid {key} sets {axis}, an axis of the grid; give it as one")
     return settings

@@ -8,11 +8,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from surrogate.errors import DataError
+from surrogate.errors import DataError, Interrupted
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.packs import take_pack
 from surrogate.grid.task import Outcome
-from surrogate.training.trainer import Interrupted
 
 __all__ = ["Engine", "run_grid"]
 

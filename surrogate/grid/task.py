@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import platform
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from surrogate import datasets, machine
+from surrogate import machine
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError, SurrogateError
 from surrogate.grid.experiment import Experiment
@@ -24,9 +25,10 @@ from surrogate.grid.lease import Lease
 from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.training.finish import finish
 from surrogate.training.loop import stop_on_signals, train_together
+from surrogate.training.run import open_trainer
 from surrogate.training.run_folder import FolderInUse
 from surrogate.training.selection import instability
-from surrogate.training.trainer import Progress, Trainer
+from surrogate.training.trainer import Trainer, TrainingProgress
 
 __all__ = ["Outcome", "run_experiments", "take_up"]
 
@@ -92,15 +94,14 @@ def take_up(
     folder = GridFolder(path)
     grid = folder.grid()
     experiments = {one.hash: one for one in grid.experiments()}
-    with datasets.open_recorded(data, grid.data_digest, "this grid") as dataset:
-        fit = _fitting(experiments[names[0]], dataset.n_inputs, device, sharing)
+    with grid.open_data(data) as dataset:
+        fit = _fitting(experiments[names[0]], device, sharing)
         outcomes: list[Outcome] = []
         for first in range(0, len(names), fit):
             outcomes += run_experiments(
                 folder,
                 [experiments[name] for name in names[first : first + fit]],
                 dataset,
-                grid.reuse_windows,
                 device,
                 stop,
             )
@@ -111,14 +112,14 @@ def take_up(
         return outcomes
 
 
-def _fitting(experiment: Experiment, n_inputs: int, device: str, sharing: int) -> int:
+def _fitting(experiment: Experiment, device: str, sharing: int) -> int:
     """How many such experiments a GPU's memory holds beside those of the other workers that use it.
 
     At least one. A CPU's memory is left to the user.
     """
     if not device.startswith("cuda"):
         return sys.maxsize
-    recipe, spec = experiment.recipe, experiment.spec(n_inputs)
+    recipe, spec = experiment.recipe, experiment.spec
     provider = PROVIDERS[default_provider(device, arch=spec.arch)]
     kept = provider.training_bytes(spec, recipe.batch_size, recipe.window_ms)
     if kept is None:
@@ -134,7 +135,6 @@ def run_experiments(
     folder: GridFolder,
     experiments: Sequence[Experiment],
     dataset: Dataset,
-    reuse_windows: bool,
     device: str,
     stop: threading.Event,
 ) -> list[Outcome]:
@@ -146,7 +146,6 @@ def run_experiments(
     experiments : sequence of Experiment
         Of one configuration. Those that are done, or in other hands, are left out.
     dataset : Dataset
-    reuse_windows : bool
     device : str
         "cpu" or a CUDA device.
     stop : threading.Event
@@ -164,7 +163,7 @@ def run_experiments(
             if stop.is_set():
                 outcomes.append(Outcome(experiment.hash, "interrupted"))
                 continue
-            begun = _begin(folder, experiment, dataset, reuse_windows, device, len(works))
+            begun = _begin(folder, experiment, dataset, device, len(works))
             if isinstance(begun, Outcome):
                 outcomes.append(begun)
             else:
@@ -198,7 +197,7 @@ class _Work:
         self.lease: Lease
         self.trainer: Trainer
 
-    def note(self, progress: Progress) -> None:
+    def note(self, progress: TrainingProgress) -> None:
         """Let others see how far the training is."""
         self.lease.step, self.lease.seconds = progress.step, self.trainer.seconds
 
@@ -207,7 +206,6 @@ def _begin(
     folder: GridFolder,
     experiment: Experiment,
     dataset: Dataset,
-    reuse_windows: bool,
     device: str,
     others: int,
 ) -> _Work | Outcome:
@@ -225,12 +223,10 @@ def _begin(
             if failure := work.folder.failure():  # of a task that a killed worker did not end
                 return Outcome(work.name, "failed", failure["error"])
             where = None if dataset.is_sample else str(dataset.path.resolve())
-            config = experiment.run_config(where, reuse_windows)
+            config = dataclasses.replace(experiment, data=where)
             run = work.folder.run
-            if not (run.path / "run.json").exists():
-                run.create(config)
+            work.trainer = open_trainer(config, dataset, run, device)
             work.held.enter_context(run.lock())
-            work.trainer = Trainer(config, dataset, run, device)
             work.message = _resume(work.trainer, work.folder)
             work.folder.note_start(work.trainer.step, work.message)
             lease.step, lease.steps = work.trainer.step, config.recipe.steps
@@ -299,7 +295,7 @@ def _record(
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {machine.cpu_name()}",
         "versions": machine.versions(),
-        "provider": default_provider(trainer.device, arch=trainer.config.arch),
+        "provider": default_provider(trainer.device, arch=trainer.config.spec.arch),
         "finished": time.time(),
     }
 

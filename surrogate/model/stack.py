@@ -17,23 +17,7 @@ from surrogate.kernels import (
     run_stack,
 )
 
-__all__ = ["RecurrentStack", "parse_hidden_sizes", "run_stacks"]
-
-
-def parse_hidden_sizes(text: str) -> tuple[int, ...]:
-    """Read hidden sizes as they are written in tables: ``"256-64-2"`` is ``(256, 64, 2)``.
-
-    Raises
-    ------
-    UsageError
-        If a part is not a whole number.
-    """
-    try:
-        return tuple(int(part) for part in text.split("-"))
-    except ValueError:
-        raise UsageError(
-            f"hidden sizes {text!r}: expected whole numbers joined by dashes, such as 256-64-2"
-        ) from None
+__all__ = ["RecurrentStack", "run_stacks"]
 
 
 class RecurrentStack(nn.Module):
@@ -75,10 +59,8 @@ class RecurrentStack(nn.Module):
         provider: str | None = None,
     ) -> None:
         super().__init__()
+        spec = StackSpec(arch, tuple(hidden_sizes), input_size, head, voltage_scale, voltage_offset)
         try:
-            spec = StackSpec(
-                arch, tuple(hidden_sizes), input_size, head, voltage_scale, voltage_offset
-            )
             default_provider()  # refuses a setting of the environment that cannot be followed
         except ValueError as error:
             raise UsageError(str(error)) from error

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surrogate.kernels import ARCHITECTURES
+from surrogate.kernels import ARCHITECTURES, join_sizes
 from surrogate.report import blog
 from surrogate.report.runs import Run
-from surrogate.report.summary import sizes_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,7 +184,7 @@ def plot_learning_curves(path: Path, curves: Sequence[tuple[Run, list[dict[str, 
                 "linewidth": 2 if place == 0 else 0.8,
                 "linestyle": "-" if len(run.hidden_sizes) <= 3 else (0, (4, 1.5)),
                 "zorder": 3 if place == 0 else 2,
-                "label": sizes_text(run.hidden_sizes),
+                "label": join_sizes(run.hidden_sizes),
             }
             steps = [entry["step"] for entry in history]
             for axes, key in ((loss, "loss"), (auc, "roc_auc")):

@@ -12,11 +12,12 @@ from surrogate.errors import SurrogateError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid
 from surrogate.grid.ledger import Ledger
+from surrogate.kernels import join_sizes
 from surrogate.report import blog
 from surrogate.report.best_models import EvaluatedRun, describe_data, evaluate_runs
 from surrogate.report.drawings import draw_curves, draw_models, draw_runs
 from surrogate.report.page import check_out, now, render, write_report
-from surrogate.report.runs import Run, read_metrics, read_run
+from surrogate.report.runs import Run, read_run
 from surrogate.report.summary import (
     best_of_each,
     configuration_name,
@@ -25,8 +26,8 @@ from surrogate.report.summary import (
     ranked,
     row,
     shares,
-    sizes_text,
 )
+from surrogate.training.run_folder import RunFolder
 
 __all__ = ["write_grid_report"]
 
@@ -108,7 +109,7 @@ def write_grid_report(
 
 def _without_folders(note: str, folder: Path, grid: Grid) -> str:
     """A report is handed on: where its grid and its data lie is nobody's business."""
-    for place in (folder, Path(grid.data or "").parent):
+    for place in (folder, Path(grid.common.data or "").parent):
         if place.name:
             note = note.replace(f"{place}{os.sep}", "")
     return note
@@ -140,7 +141,7 @@ def _learning_curves(
     curves, notes = [], []
     for run in best_of_each(runs, lambda run: run.experiment.configuration):
         try:
-            history = read_metrics(run.folder)
+            history = RunFolder(run.folder).read_metrics()
         except SurrogateError as error:
             notes.append(f"learning curve of {configuration_name(run)}: {error}")
             continue
@@ -205,7 +206,7 @@ def _content(
         "blog": {
             "source": blog.SOURCE,
             "experiments": blog.EXPERIMENTS,
-            "stand_in": sizes_text(blog.STAND_IN),
+            "stand_in": join_sizes(blog.STAND_IN),
             "training_hours": blog.TRAINING_HOURS,
             "validation_trials": blog.VALIDATION_TRIALS,
             "auc_goal": blog.AUC_GOAL,
@@ -240,8 +241,8 @@ def _provenance(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": request.seeds,
         "same_seeds": request.same_seeds,
         "labels": request.labels,
-        "data_digest": grid.data_digest,
-        "reuse_windows": grid.reuse_windows,
+        "data_digest": grid.common.data_digest,
+        "reuse_windows": grid.common.reuse_windows,
         "training_seconds": sum(run.seconds for run in runs),
         "providers": sorted({run.provider for run in runs}),
         "processors": sorted({run.processor for run in runs}),

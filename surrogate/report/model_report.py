@@ -10,11 +10,12 @@ from surrogate import datasets, machine
 from surrogate.errors import SurrogateError
 from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.scores import ScoreRow, score_rows
+from surrogate.kernels import join_sizes
 from surrogate.model.model_file import Model, ModelCard, load
 from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
 from surrogate.report.page import check_out, now, render, write_report
-from surrogate.report.runs import read_metrics
-from surrogate.report.summary import csv_text, sizes_text
+from surrogate.report.summary import csv_text
+from surrogate.training.run_folder import RunFolder
 
 __all__ = ["write_model_report"]
 
@@ -71,7 +72,7 @@ def write_model_report(
     title = f"Voltage and spikes of one trial, split {split}"
     drawn.append(draw_traces("traces", title, scores))
     try:
-        history = read_metrics(path.parent)
+        history = RunFolder(path.parent).read_metrics()
     except SurrogateError as error:
         history = []
         missing.append(f"learning curve: {error}")
@@ -104,7 +105,7 @@ def _content(model: Model, scores: dict[str, Any], missing: list[str]) -> dict[s
         "created": now(),
         "versions": machine.versions("matplotlib"),
         "model": {
-            "name": f"{card.arch.upper()} {sizes_text(card.hidden_sizes)}",
+            "name": f"{card.arch.upper()} {join_sizes(card.hidden_sizes)}",
             "arch": card.arch,
             "hidden_sizes": card.hidden_sizes,
             "parameters": model.stack.parameter_count,
@@ -127,7 +128,7 @@ def _card_rows(card: ModelCard) -> list[tuple[str, str]]:
     """The model card in words."""
     rule = card.spike_rule
     rows = [
-        ("Stack", f"{card.arch.upper()} {sizes_text(card.hidden_sizes)}, head {card.head}"),
+        ("Stack", f"{card.arch.upper()} {join_sizes(card.hidden_sizes)}, head {card.head}"),
         ("Input", f"{card.input_size} synapses, {card.n_excitatory} of them excitatory"),
         ("Bin", f"{card.dt_ms:g} ms"),
         ("Voltage", f"{card.voltage_scale:g} mV x output {card.voltage_offset:+g} mV"),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surrogate.errors import DataError
-from surrogate.files import explain_os_error
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.folder import ExperimentFolder
-from surrogate.training.run_folder import RunFolder
 
-__all__ = ["Run", "read_metrics", "read_run"]
+__all__ = ["Run", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,12 @@ class Run:
     @property
     def arch(self) -> str:
         """Of its stack."""
-        return self.experiment.arch
+        return self.experiment.spec.arch
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Of its stack."""
-        return self.experiment.hidden_sizes
+        return self.experiment.spec.hidden_sizes
 
     @property
     def unstable(self) -> bool:
@@ -106,22 +103,3 @@ def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
         raise DataError(
             f"{folder.path}: done.json is damaged ({error!r}); remove it and continue the grid"
         ) from error
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a run, from its ``metrics.jsonl``; none if the file is gone.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged or cannot be read.
-    """
-    path = RunFolder(folder).metrics
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); train the model again") from error

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from surrogate.kernels import join_sizes
 from surrogate.report import blog
 from surrogate.report.runs import Run
 
@@ -18,18 +19,12 @@ __all__ = [
     "ranked",
     "row",
     "shares",
-    "sizes_text",
 ]
-
-
-def sizes_text(hidden_sizes: Iterable[int]) -> str:
-    """``256-64-2``."""
-    return "-".join(map(str, hidden_sizes))
 
 
 def configuration_name(run: Run) -> str:
     """``LSTM 256-64-2``."""
-    return f"{run.arch.upper()} {sizes_text(run.hidden_sizes)}"
+    return f"{run.arch.upper()} {join_sizes(run.hidden_sizes)}"
 
 
 def ranked(runs: Iterable[Run]) -> list[Run]:
@@ -56,7 +51,7 @@ def row(run: Run) -> dict[str, Any]:
         "arch": run.arch,
         "parameters": run.parameters,
         "layers": len(run.hidden_sizes),
-        "hidden_sizes": sizes_text(run.hidden_sizes),
+        "hidden_sizes": join_sizes(run.hidden_sizes),
         "learning_rate": run.experiment.recipe.learning_rate,
         "class_weight": run.experiment.class_weight,
         "seed": run.experiment.seed,
@@ -82,7 +77,7 @@ def published_row(run: blog.PublishedRun) -> dict[str, Any]:
         "arch": run.arch,
         "parameters": run.parameters,
         "layers": len(run.hidden_sizes),
-        "hidden_sizes": sizes_text(run.hidden_sizes),
+        "hidden_sizes": join_sizes(run.hidden_sizes),
         "learning_rate": run.learning_rate,
         "class_weight": run.class_weight,
         "roc_auc": run.roc_auc,

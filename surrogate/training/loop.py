@@ -8,26 +8,58 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from surrogate.errors import Interrupted
 from surrogate.kernels import PROVIDERS, SpikeEvents, default_provider
 from surrogate.model.stack import run_stacks
+from surrogate.training.trainer import StepInput, Trainer, TrainingProgress
 
-if TYPE_CHECKING:
-    from surrogate.training.trainer import Progress, Reading, Trainer
+__all__ = ["stop_on_signals", "train_to_end", "train_together"]
 
-    _Ended = tuple[Trainer, Exception | None]
+_Ended = tuple[Trainer, Exception | None]
 
-__all__ = ["stop_on_signals", "train_together"]
+
+def train_to_end(
+    trainer: Trainer,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Train one run until it is done.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    report : callable
+        Called after each step.
+    stop : threading.Event, optional
+        Once it is set, the run ends after the step under way.
+
+    Raises
+    ------
+    Interrupted
+        On SIGINT, SIGTERM or ``stop``, after saving a checkpoint.
+    """
+    stop = stop or threading.Event()
+    with stop_on_signals(stop):
+        for _, error in train_together(
+            [trainer], lambda _, progress: report(progress), lambda _: stop.is_set()
+        ):
+            if error is not None:
+                raise error
+    if not trainer.done:
+        raise Interrupted(
+            f"stopped after step {trainer.step} of {trainer.config.recipe.steps}, everything is "
+            f"saved; continue with: {trainer.folder.resume_command}"
+        )
 
 
 def train_together(
     trainers: Sequence[Trainer],
-    report: Callable[[Trainer, Progress], None],
+    report: Callable[[Trainer, TrainingProgress], None],
     stopped: Callable[[Trainer], bool],
 ) -> Iterator[tuple[Trainer, Exception | None]]:
     """Train runs of one configuration side by side, step by step, until each has ended.
@@ -62,23 +94,19 @@ def train_together(
         raise ValueError("runs that train together need one stack and one shape of batch")
     ended: list[_Ended] = [(trainer, None) for trainer in trainers if trainer.done]
     active = [trainer for trainer in trainers if not trainer.done]
-    del trainers  # what has ended belongs to the caller alone, who may need its memory
-    began = time.monotonic()
+    del trainers  # so that the caller can free the memory of a run that has ended
+    clock = _StepClock()
     with ThreadPoolExecutor(1) as reader:
         upcoming = _submit(reader, {}, active, 0)
         while active or ended:
-            judging = time.monotonic()
-            while ended:
-                yield ended.pop(0)
-            judging = time.monotonic() - judging
-            readings = _wait_for(active, upcoming, ended)
-            upcoming = _submit(reader, upcoming, list(readings), 1)
-            losses = _take_step(readings)
-            judged = _run_judged([trainer for trainer in readings if trainer.epoch_ended])
-            # From one step to the next, so that saving counts, and judging whoever has ended, which
-            # is that one's own.
-            began, seconds = time.monotonic(), time.monotonic() - began
-            spent = seconds, (seconds - judging) / max(1, len(losses))
+            with clock.stopped():
+                while ended:
+                    yield ended.pop(0)
+            inputs = _wait_for(active, upcoming, ended)
+            upcoming = _submit(reader, upcoming, list(inputs), 1)
+            losses = _take_step(inputs)
+            judged = _run_judged([trainer for trainer in inputs if trainer.epoch_ended])
+            spent = clock.lap(len(losses))
             for trainer, loss in losses.items():
                 outputs = judged.get(trainer)
                 ended += _finish_step(trainer, spent, loss, outputs, report, stopped)
@@ -86,19 +114,41 @@ def train_together(
             active = [trainer for trainer in active if trainer not in gone]
 
 
+class _StepClock:
+    """Times the steps that runs take together: from one to the next, so that saving counts."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._stopped = 0.0
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens inside is not shared: the caller judges a run that has ended."""
+        began = time.monotonic()
+        yield
+        self._stopped += time.monotonic() - began
+
+    def lap(self, runs: int) -> tuple[float, float]:
+        """Seconds since the last lap, and each run's share of those in which the clock ran."""
+        began, self._began = self._began, time.monotonic()
+        seconds, stopped = self._began - began, self._stopped
+        self._stopped = 0.0
+        return seconds, (seconds - stopped) / max(1, runs)
+
+
 def _wait_for(
     trainers: Sequence[Trainer],
-    upcoming: Mapping[tuple[object, ...], Future[Reading]],
+    upcoming: Mapping[tuple[object, ...], Future[StepInput]],
     ended: list[_Ended],
-) -> dict[Trainer, Reading]:
+) -> dict[Trainer, StepInput]:
     """The batches of the step under way; a trainer whose batch cannot be read has ended."""
-    readings = {}
+    inputs = {}
     for trainer in trainers:
         try:
-            readings[trainer] = upcoming[trainer.reading_key(trainer.step)].result()
+            inputs[trainer] = upcoming[trainer.input_key(trainer.step)].result()
         except Exception as error:
             ended.append((trainer, error))
-    return readings
+    return inputs
 
 
 def _finish_step(
@@ -106,7 +156,7 @@ def _finish_step(
     spent: tuple[float, float],
     loss: float,
     judged: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    report: Callable[[Trainer, Progress], None],
+    report: Callable[[Trainer, TrainingProgress], None],
     stopped: Callable[[Trainer], bool],
 ) -> list[_Ended]:
     """The part of a step that each trainer does separately; returns the trainer if it has ended."""
@@ -126,42 +176,42 @@ def _finish_step(
 
 def _submit(
     reader: ThreadPoolExecutor,
-    known: dict[tuple[object, ...], Future[Reading]],
+    known: dict[tuple[object, ...], Future[StepInput]],
     trainers: Sequence[Trainer],
     ahead: int,
-) -> dict[tuple[object, ...], Future[Reading]]:
+) -> dict[tuple[object, ...], Future[StepInput]]:
     """Have the batches read that ``trainers`` need ``ahead`` steps from now, equal ones once."""
-    wanted: dict[tuple[object, ...], Future[Reading]] = {}
+    wanted: dict[tuple[object, ...], Future[StepInput]] = {}
     for trainer in trainers:
         step = trainer.step + ahead
-        key = trainer.reading_key(step)
+        key = trainer.input_key(step)
         if step < trainer.config.recipe.steps and key not in wanted:
             wanted[key] = known.get(key) or reader.submit(trainer.read, step)
     return wanted
 
 
-def _take_step(readings: Mapping[Trainer, Reading]) -> dict[Trainer, float]:
+def _take_step(inputs: Mapping[Trainer, StepInput]) -> dict[Trainer, float]:
     """One optimiser step of each trainer; returns their losses."""
     losses = {}
-    for trainers in _sharing(list(readings)):
+    for trainers in _sharing(list(inputs)):
         # Runs of one seed read the same windows, which then need to be on the device only once.
         placed = {
-            id(reading): reading.batch.to(trainers[0].device)
-            for reading in (readings[trainer] for trainer in trainers)
+            id(one): one.batch.to(trainers[0].device)
+            for one in (inputs[trainer] for trainer in trainers)
         }
-        batches = [placed[id(readings[trainer])] for trainer in trainers]
+        batches = [placed[id(inputs[trainer])] for trainer in trainers]
         events = batches[0].events
         if len(placed) > 1:
             events = SpikeEvents.concatenate([batch.events for batch in batches])
         for trainer in trainers:
-            trainer.prepare_step(readings[trainer])
+            trainer.prepare_step(inputs[trainer])
         stacks = [trainer.stack for trainer in trainers]
         logits, voltage = run_stacks(stacks, events, batches[0].events.batch)
         terms = [
             trainer.losses(batch, *outputs)
             for trainer, batch, *outputs in zip(trainers, batches, logits, voltage, strict=True)
         ]
-        # One walk back through what they share; the runs have no parameter in common.
+        # One backward pass for all: the runs have no parameter in common.
         torch.autograd.backward([spikes + membrane for spikes, membrane in terms])
         for trainer, both in zip(trainers, terms, strict=True):
             losses[trainer] = trainer.learn(*both)

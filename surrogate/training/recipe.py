@@ -7,16 +7,16 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
-from surrogate.kernels import ARCHITECTURES
+from surrogate.kernels import ARCHITECTURES, StackSpec
 
-__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "load_recipe"]
+__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "check_key", "load_recipe"]
 
 BUILT_IN = ("tuned", "blog")
 DEFAULT_RECIPE = "tuned"
@@ -50,7 +50,7 @@ _RANGES = {
     "beta2": (0, 0.9999999),
     "epsilon": (1e-30, 1),
     "gradient_clip": (1e-12, math.inf),
-    "pos_weight": (1e-6, 1e6),
+    "class_weight": (1e-6, 1e6),
     "voltage_unit_mv": (1e-6, 1e6),
     "voltage_weight": (0, 1e6),
     "voltage_clip_mv": (-1e3, math.inf),
@@ -96,8 +96,9 @@ class Recipe:
         AdamW (Loshchilov and Hutter 2019).
     gradient_clip : float
         Largest norm of the whole gradient.
-    pos_weight : float
-        Weight of spike bins in the binary cross-entropy; 1 is none.
+    class_weight : float
+        Weight of spike bins in the binary cross-entropy, PyTorch's ``pos_weight``; 1 or "none" is
+        none.
     voltage_unit_mv : float
         Unit of the mean squared error: 1 takes it in mV, 100 in V/100.
     voltage_weight : float
@@ -139,7 +140,7 @@ class Recipe:
     beta2: float
     epsilon: float
     gradient_clip: float
-    pos_weight: float
+    class_weight: float
     voltage_unit_mv: float
     voltage_weight: float
     voltage_clip_mv: float
@@ -207,6 +208,29 @@ class Recipe:
             key: "inf" if value == math.inf else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Read what :meth:`to_dict` gives; TypeError or UsageError if it is damaged."""
+        known = {key: math.inf if value == "inf" else value for key, value in values.items()}
+        return cls(**cast("dict[str, Any]", known))
+
+    def stack_spec(self, arch: str, hidden_sizes: Sequence[int], n_inputs: int) -> StackSpec:
+        """The stack with these layers on ``n_inputs`` channels, its head and voltage as here.
+
+        Raises
+        ------
+        UsageError
+            If there is no such stack.
+        """
+        return StackSpec(
+            arch,
+            tuple(hidden_sizes),
+            n_inputs,
+            self.head,
+            self.voltage_scale_mv,
+            self.voltage_offset_mv,
+        )
 
     def to_toml(self) -> str:
         """The recipe as a TOML file that ``--recipe FILE`` reads back."""
@@ -302,12 +326,19 @@ def _converted(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _convert(key, value) for key, value in table.items()}
 
 
-def _convert(key: str, value: Any) -> Any:
-    """``value`` in the type of field ``key``."""
+def check_key(key: str) -> None:
+    """Raise UsageError if a recipe has no such key."""
     if key not in _TYPES:
         close = difflib.get_close_matches(key, _TYPES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_TYPES)}"
         raise UsageError(f"unknown recipe key {key!r}: {hint}")
+
+
+def _convert(key: str, value: Any) -> Any:
+    """``value`` in the type of field ``key``."""
+    check_key(key)
+    if key == "class_weight" and value == "none":
+        return 1.0
     expected = _TYPES[key]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if expected == "float" and number:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
+import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +20,16 @@ import torch
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
-from surrogate.training.recipe import Recipe
+from surrogate.training.run_config import RunConfig
 
-__all__ = ["FolderInUse", "RunConfig", "RunFolder"]
+__all__ = ["FolderInUse", "RunFolder"]
 
+_FORMAT, _VERSION = "surrogate-run", 2
 CHECKPOINT_VERSION = 1
 
 
 class FolderInUse(SurrogateError):
     """Another process works in the folder."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What decides a run's result, bit for bit on one machine.
-
-    Attributes
-    ----------
-    arch, hidden_sizes : the stack
-    recipe : Recipe
-    seed : int
-        Of initial weights, windows and input jitter.
-    labels : "exact" | "legacy"
-        Which output spike times are learnt.
-    data : str or None
-        Path of the data set; None is the bundled sample.
-    data_digest : str
-        Of its contents.
-    reuse_windows : bool
-    """
-
-    arch: str
-    hidden_sizes: tuple[int, ...]
-    recipe: Recipe
-    seed: int
-    labels: str
-    data: str | None
-    data_digest: str
-    reuse_windows: bool
-
-    def to_json(self) -> str:
-        """As stored in ``run.json``."""
-        values = asdict(self) | {"recipe": self.recipe.to_dict()}
-        return json.dumps({"format": "surrogate-run", "version": 1} | values, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> RunConfig:
-        """Read :meth:`to_json`'s text; ValueError, TypeError or KeyError if it is damaged."""
-        values = json.loads(text)
-        if values.pop("format") != "surrogate-run" or values.pop("version") != 1:
-            raise ValueError("not a surrogate-run of version 1")
-        recipe: dict[str, Any] = values.pop("recipe")
-        recipe = {key: math.inf if value == "inf" else value for key, value in recipe.items()}
-        sizes = tuple(values.pop("hidden_sizes"))
-        config = cls(hidden_sizes=sizes, recipe=Recipe(**recipe), **values)
-        if type(config.seed) is not int or config.labels not in ("exact", "legacy"):
-            raise ValueError(f"seed {config.seed!r}, labels {config.labels!r}")
-        return config
 
 
 class RunFolder:
@@ -92,23 +44,28 @@ class RunFolder:
         self._checkpoint = self.path / "checkpoint.pt"
         self._previous = self.path / "checkpoint.previous.pt"
 
-    def create(self, config: RunConfig) -> None:
-        """Start a new run here.
+    @property
+    def resume_command(self) -> str:
+        """What continues this run."""
+        return f"surrogate train --resume {shlex.quote(str(self.path))}"
 
-        Raises
-        ------
-        UsageError
-            If the folder already holds a run.
-        DataError
-            If it cannot be written to.
-        """
-        if self._config.exists():
+    def exists(self) -> bool:
+        """Whether a run lies here."""
+        return self._config.exists()
+
+    def require_empty(self) -> None:
+        """Raise UsageError if the folder already holds a run."""
+        if self.exists():
             raise UsageError(
-                f"{self.path} already holds a run; continue it with --resume {self.path} or "
-                "choose another --out"
+                f"{self.path} already holds a run; continue it with: {self.resume_command}, or "
+                "choose another folder (out)"
             )
+
+    def create(self, config: RunConfig) -> None:
+        """Start a new run here; DataError if the folder cannot be written to."""
         atomic_write_text(self.path / "recipe.toml", config.recipe.to_toml())
-        atomic_write_text(self._config, config.to_json())
+        content = {"format": _FORMAT, "version": _VERSION} | config.to_dict()
+        atomic_write_text(self._config, json.dumps(content, indent=2) + "\n")
 
     def config(self) -> RunConfig:
         """The configuration the run was started with.
@@ -121,7 +78,10 @@ class RunFolder:
             If its file is damaged.
         """
         try:
-            return RunConfig.from_json(self._config.read_text("utf-8"))
+            values = json.loads(self._config.read_text("utf-8"))
+            if (values.pop("format"), values.pop("version")) != (_FORMAT, _VERSION):
+                raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
+            return RunConfig.from_dict(values)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{self.path} holds no run (no run.json); give the folder that "
@@ -204,6 +164,23 @@ class RunFolder:
             return dict(json.loads(self.result.read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None  # a damaged result is written again from the checkpoint
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The epochs of ``metrics.jsonl``; none if the file is gone.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged or cannot be read.
+        """
+        try:
+            return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise explain_os_error(error, self.metrics) from error
+        except ValueError as error:
+            raise DataError(f"{self.metrics}: damaged ({error}); train the model again") from error
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Make ``metrics.jsonl`` hold exactly the epochs of ``history``."""

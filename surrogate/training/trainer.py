@@ -1,12 +1,9 @@
-"""The training loop: deterministic, interruptible, and resumed bit for bit."""
+"""One training run: its state, what it reads, what a step changes, and its checkpoints."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import shlex
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +19,9 @@ from surrogate.kernels import SpikeEvents
 from surrogate.model.stack import RecurrentStack
 from surrogate.training.epoch_scores import epoch_scores
 from surrogate.training.initial_weights import initialise
-from surrogate.training.loop import stop_on_signals, train_together
 from surrogate.training.recipe import Recipe
-from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.run_config import RunConfig
+from surrogate.training.run_folder import RunFolder
 from surrogate.training.selection import Selection
 from surrogate.training.windows import (
     Batch,
@@ -34,20 +31,16 @@ from surrogate.training.windows import (
     read_batch,
 )
 
-__all__ = ["Interrupted", "Progress", "Reading", "Trainer", "loss_terms"]
+__all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
 
 #: Share of an epoch's time that running the judged windows may take. With the scoring, which small
 #: networks feel, judging stays within 5 %.
 JUDGING_SHARE = 0.03
 
 
-class Interrupted(SurrogateError):
-    """The run was stopped by a signal, after saving where it stood."""
-
-
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for whoever shows it.
+class TrainingProgress:
+    """Where a run stands after a step.
 
     Attributes
     ----------
@@ -57,20 +50,20 @@ class Progress:
         Epochs finished.
     loss : float
         Of the last step.
-    entry : dict or None
-        The metrics of the epoch that has just ended, if one has.
+    metrics : dict or None
+        Of the epoch, if the step was its last: a line of ``metrics.jsonl``.
     """
 
     step: int
     steps: int
     epoch: int
     loss: float
-    entry: dict[str, Any] | None
+    metrics: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a step needs of the data.
+class StepInput:
+    """What an optimiser step reads from the data.
 
     Attributes
     ----------
@@ -99,14 +92,14 @@ def loss_terms(
     Returns
     -------
     (Tensor, Tensor)
-        Binary cross-entropy with logits (``pos_weight`` on spike bins) and mean squared error of
+        Binary cross-entropy with logits (``class_weight`` on spike bins) and mean squared error of
         the clipped voltage in units of ``voltage_unit_mv``, both averaged over the bins after the
         burn-in.
     """
     scored = slice(recipe.burn_in_ms, None)
-    pos_weight = torch.tensor(recipe.pos_weight, device=logits.device)
+    class_weight = torch.tensor(recipe.class_weight, device=logits.device)
     spike_loss = F.binary_cross_entropy_with_logits(
-        logits[:, scored], batch.spikes[:, scored], pos_weight=pos_weight
+        logits[:, scored], batch.spikes[:, scored], pos_weight=class_weight
     )
     target = batch.voltage[:, scored].clamp(max=recipe.voltage_clip_mv)
     error = (voltage[:, scored] - target) / recipe.voltage_unit_mv
@@ -148,18 +141,11 @@ class Trainer:
             config.seed,
             config.reuse_windows,
         )
-        self.stack = RecurrentStack(
-            config.arch,
-            config.hidden_sizes,
-            dataset.n_inputs,
-            recipe.head,
-            voltage_scale=recipe.voltage_scale_mv,
-            voltage_offset=recipe.voltage_offset_mv,
-        )
+        self.stack = RecurrentStack.from_spec(config.spec)
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
         # What is judged and kept: the running average of the weights.
-        self.averaged = RecurrentStack.from_spec(self.stack.spec).to(device)
+        self.averaged = RecurrentStack.from_spec(config.spec).to(device)
         self.averaged.load_state_dict(self.stack.state_dict())
         self._average = self.averaged.state_dict()
         self.optimizer = torch.optim.AdamW(
@@ -233,50 +219,22 @@ class Trainer:
         ended = self.step >= self.config.recipe.steps or self.selection.exhausted
         return ended or self.failure is not None
 
-    def run(self, report: Callable[[Progress], None], stop: threading.Event | None = None) -> None:
-        """Train to the end, reporting each step.
-
-        Parameters
-        ----------
-        report : callable
-        stop : threading.Event, optional
-            Once it is set, the run ends after the step under way.
-
-        Raises
-        ------
-        Interrupted
-            On SIGINT, SIGTERM or ``stop``, after saving a checkpoint.
-        """
-        stop = stop or threading.Event()
-        with stop_on_signals(stop):
-            for _, error in train_together(
-                [self], lambda _, progress: report(progress), lambda _: stop.is_set()
-            ):
-                if error is not None:
-                    raise error
-                if not self.done:
-                    raise Interrupted(
-                        f"stopped after step {self.step} of {self.config.recipe.steps}, everything "
-                        "is saved; continue with: surrogate train --resume "
-                        f"{shlex.quote(str(self.folder.path))}"
-                    )
-
     @property
     def shape(self) -> tuple[object, ...]:
         """What runs that train together must have in common."""
         recipe = self.config.recipe
         sizes = (recipe.batch_size, recipe.window_ms, recipe.steps_per_epoch)
-        return (self.stack.spec, self.device, self.config.data_digest, *sizes)
+        return (self.config.spec, self.device, self.config.data_digest, *sizes)
 
-    def reading_key(self, step: int) -> tuple[object, ...]:
+    def input_key(self, step: int) -> tuple[object, ...]:
         """What decides the batch of ``step``: equal keys mean equal batches."""
         recipe = self.config.recipe
         drawn = (recipe.window_rule, recipe.window_ms, recipe.epochs * recipe.windows_per_epoch)
         varied = (recipe.event_drop, recipe.segment_jitter)
         return (step, self.config.seed, self.config.labels, recipe.batch_size, *drawn, *varied)
 
-    def read(self, step: int) -> Reading:
-        """The batch of ``step``."""
+    def read(self, step: int) -> StepInput:
+        """The batch of ``step``, and its input rates."""
         recipe = self.config.recipe
         first = step * recipe.batch_size
         batch = read_batch(self.dataset, self.plan, first, recipe.batch_size, self.config.labels)
@@ -292,7 +250,7 @@ class Trainer:
                 self.dataset.channels,
             )
             batch = Batch(seen, batch.spikes, batch.voltage)
-        return Reading(batch, rates)
+        return StepInput(batch, rates)
 
     def _input_rates(self, events: SpikeEvents) -> dict[str, tuple[float, float]]:
         channels = self.dataset.channels
@@ -304,9 +262,9 @@ class Trainer:
             found[group.name] = float(rates.min()), float(rates.max())
         return found
 
-    def prepare_step(self, reading: Reading) -> None:
+    def prepare_step(self, step_input: StepInput) -> None:
         """Note the input rates of the step's batch, set its learning rate, drop old gradients."""
-        for name, (lowest, highest) in reading.rates_hz.items():
+        for name, (lowest, highest) in step_input.rates_hz.items():
             low, high = self.input_rate_hz.get(name, (math.inf, 0.0))
             self.input_rate_hz[name] = [min(low, lowest), max(high, highest)]
         for group in self.optimizer.param_groups:
@@ -340,14 +298,17 @@ class Trainer:
         ended = self.step // self.config.recipe.steps_per_epoch
         return self.failure is None and ended > len(self.history)
 
-    def finish_step(self, seconds: float, own: float, loss: float, judged: bool) -> Progress:
+    def finish_step(
+        self, seconds: float, own: float, loss: float, judged: bool
+    ) -> TrainingProgress:
         """Count a step's time and this run's share of it; save if it ended an epoch or the run."""
         self.seconds += seconds
         self.own_seconds += own
         if judged or self.failure is not None:
             self.save()
-        entry = self.history[-1] if judged else None
-        return Progress(self.step, self.config.recipe.steps, len(self.history), loss, entry)
+        metrics = self.history[-1] if judged else None
+        steps = self.config.recipe.steps
+        return TrainingProgress(self.step, steps, len(self.history), loss, metrics)
 
     def _average_weights(self) -> None:
         # A short average at first, so that the random initial weights are soon left out.
@@ -391,6 +352,6 @@ class Trainer:
                 f"{self.folder.path}: {self.failure} and no epoch had ended, so there are no "
                 "weights to keep; lower --learning-rate"
             )
-        stack = RecurrentStack.from_spec(self.stack.spec)
+        stack = RecurrentStack.from_spec(self.config.spec)
         stack.load_state_dict(self.selection.weights)
         return stack.eval()

@@ -19,13 +19,12 @@ from helpers.grid import (
     surrogate_command,
     take,
 )
-from surrogate.errors import SurrogateError
+from surrogate.errors import Interrupted, SurrogateError
 from surrogate.grid import cluster
 from surrogate.grid.cluster import DaskEngine
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
-from surrogate.training.trainer import Interrupted
 
 GRID: dict[str, Any] = {
     "arch": "lstm",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from surrogate.errors import DataError, UsageError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid, plan_grid
 from surrogate.grid.request import Request, read_grid_file, read_request
+from surrogate.kernels import StackSpec
 from surrogate.training.recipe import load_recipe
 
 
@@ -29,9 +29,9 @@ def test_without_options_the_grid_is_the_blogs() -> None:
     assert len({one.hash for one in experiments}) == 216
     assert {one.recipe.learning_rate for one in experiments} == {0.001, 0.003, 0.006, 0.01}
     assert {one.class_weight for one in experiments} == {None, 5.0, 20.0}
-    assert {one.recipe.pos_weight for one in experiments} == {1.0, 5.0, 20.0}
+    assert {one.recipe.class_weight for one in experiments} == {1.0, 5.0, 20.0}
     assert {one.recipe.epochs for one in experiments} == {200}
-    sizes = {one.configuration: one.spec(1278).parameter_count for one in experiments}
+    sizes = {one.configuration: one.spec.parameter_count for one in experiments}
     assert len(sizes) == 18
     assert sizes["rnn 32-16-2"] == 42_824
     assert sizes["lstm 256-64-2"] == 1_655_840
@@ -43,8 +43,8 @@ def test_without_options_the_grid_is_the_blogs() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"arch": "gru"},
-        {"hidden_sizes": (2, 4, 2)},
+        {"spec": StackSpec("gru", (4, 2), 1278)},
+        {"spec": StackSpec("rnn", (2, 4, 2), 1278)},
         {"recipe": load_recipe("blog", "rnn", {"weight_decay": 0.02})},
         {"recipe": load_recipe("blog", "rnn", {"gradient_clip": 1.0})},
         {"seed": 1},
@@ -64,14 +64,14 @@ def test_the_hash_does_not_change_with_names_and_places(toy_data, tmp_path) -> N
     hashes = []
     for path in (toy_data, moved):
         with datasets.open(path) as dataset:
-            grid = plan_grid(read_request(SMALL), dataset, reuse_windows=True)
+            grid = plan_grid(read_request(SMALL), dataset)
         hashes.append([one.hash for one in grid.experiments()])
     assert hashes[0] == hashes[1]
 
 
 def test_the_hash_is_the_same_on_every_machine_and_in_every_version() -> None:
     # A changed value here means that grids begun before would start anew.
-    assert experiment().hash == "024f35ac8b7c3d06"
+    assert experiment().hash == "76f1c29233f06b1f"
 
 
 def test_a_grid_survives_its_file(toy_data, tmp_path) -> None:
@@ -101,15 +101,6 @@ def test_combinations_have_seeds_of_their_own_whatever_else_the_grid_holds(tmp_p
     assert len({one.seed for one in whole}) == len(whole) == 432
     assert {one.hash for one in part.experiments()} < {one.hash for one in whole}
     assert [one.seed for one in same] == [0, 1] * 216
-
-
-def test_a_grid_begun_before_seeds_were_a_choice_is_continued(toy_data, tmp_path) -> None:
-    place, ledger = small_grid(tmp_path / "g", toy_data, same_seeds=True)
-    stored = json.loads((place.path / "grid.json").read_text())
-    del stored["same_seeds"]
-    (place.path / "grid.json").write_text(json.dumps(stored))
-    assert [one.hash for one in place.grid().experiments()] == list(ledger.rows)
-    assert {one.seed for one in place.grid().experiments()} == {0}
 
 
 def test_a_grid_file_gives_what_options_give(tmp_path) -> None:
@@ -143,7 +134,10 @@ def test_a_grid_file_gives_what_options_give(tmp_path) -> None:
     with datasets.open() as sample:
         experiments = plan_grid(read_request(table), sample).experiments()
     assert len(experiments) == 16
-    assert {(one.hidden_sizes[0], one.recipe.epochs) for one in experiments} == {(32, 20), (64, 10)}
+    assert {(one.spec.hidden_sizes[0], one.recipe.epochs) for one in experiments} == {
+        (32, 20),
+        (64, 10),
+    }
 
 
 @pytest.mark.parametrize(
@@ -160,7 +154,7 @@ def test_a_grid_file_gives_what_options_give(tmp_path) -> None:
         ("seeds = 0", "expected a whole number from 1"),
         ("same_seeds = 'yes'", "same_seeds = 'yes': expected true or false"),
         ("[set]\nepoch = 3", "did you mean 'epochs'"),
-        ("[set]\npos_weight = 3", "sets pos_weight, an axis of the grid; give class_weight"),
+        ("[set]\nclass_weight = 3", "sets class_weight, an axis of the grid; give it as one"),
         ("set = 3", "expected a table [set]"),
         ("[set_by_size.'8-2']\nepochs = 3", "names 8-2, which is not among its hidden sizes"),
         ("data = 3", "expected a path"),

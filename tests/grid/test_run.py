@@ -20,12 +20,12 @@ from helpers.grid import (
     take,
     weights,
 )
-from surrogate.errors import DataError
+from surrogate.errors import DataError, Interrupted
 from surrogate.grid import task
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
-from surrogate.training.trainer import Interrupted
+from surrogate.training import run
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_a_finished_experiment_says_what_it_was_and_what_it_found(finished, toy_
         assert done["hash"] == name
         assert done["experiment"] == row.experiment.axes()
         assert done["experiment"]["class_weight"] is None
-        assert done["parameters"] == row.experiment.spec(20).parameter_count
+        assert done["parameters"] == row.experiment.spec.parameter_count
         assert done["windows"] == 3 * 8
         assert done["provider"] == surrogate.kernels.default_provider("cpu")
         assert done["seconds"] > 0
@@ -79,7 +79,15 @@ def test_an_experiment_is_what_train_makes_of_the_same_choices(finished, toy_dat
     place, ledger = finished
     name, row = next(iter(ledger.rows.items()))
     result = surrogate_command(
-        *("train", "--data", toy_data, "--out", tmp_path / "run", "--arch", row.experiment.arch),
+        *(
+            "train",
+            "--data",
+            toy_data,
+            "--out",
+            tmp_path / "run",
+            "--arch",
+            row.experiment.spec.arch,
+        ),
         *("--hidden", "4-2", "--recipe", "blog", "--reuse-windows", "--no-plots"),
         *("--learning-rate", row.experiment.recipe.learning_rate, "--class-weight", "none"),
         *("--set", "epochs=3", "--set", "windows_per_epoch=8", "--set", "batch_size=4"),
@@ -176,7 +184,7 @@ def _failing(path, finish):
 def test_a_loss_that_is_not_finite_is_unstable_not_failed(toy_data, tmp_path, monkeypatch) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data)
     name = next(iter(ledger.rows))
-    monkeypatch.setattr(task, "Trainer", _Poisoned)
+    monkeypatch.setattr(run, "Trainer", _Poisoned)
     assert take(place, name, toy_data).status == "unstable"
     done = place.experiment(name).done()
     assert done["unstable_reason"] == "loss or gradient not finite at step 1"
@@ -185,7 +193,7 @@ def test_a_loss_that_is_not_finite_is_unstable_not_failed(toy_data, tmp_path, mo
     assert ledger.rows[name].roc_auc is None
 
 
-class _Poisoned(task.Trainer):
+class _Poisoned(run.Trainer):
     def prepare_step(self, reading) -> None:
         for parameter in self.stack.parameters():
             parameter.data.fill_(float("nan"))

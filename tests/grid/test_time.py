@@ -19,6 +19,8 @@ from surrogate.grid.ledger import Row
 from surrogate.grid.packs import take_pack
 from surrogate.grid.request import Request
 from surrogate.grid.time_left import in_order, seconds_left
+from surrogate.kernels import StackSpec
+from surrogate.training import run
 from surrogate.training.recipe import load_recipe
 from surrogate.training.trainer import Trainer
 
@@ -119,7 +121,7 @@ def test_calibration_tells_step_epoch_end_and_judging_apart(
     def judge(trainer, plots):
         now[0] += 30.0
 
-    monkeypatch.setattr(cost, "Trainer", Timed)
+    monkeypatch.setattr(run, "Trainer", Timed)
     monkeypatch.setattr(cost, "finish", judge)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(cost.time, "process_time", lambda: now[0])
@@ -145,7 +147,7 @@ def test_a_longer_schedule_costs_in_proportion() -> None:
 def _many() -> list[Experiment]:
     recipes = [load_recipe("blog", "rnn", {"learning_rate": rate}) for rate in (0.001, 0.01)]
     return [
-        experiment(recipe=recipe, hidden_sizes=sizes)
+        experiment(recipe=recipe, spec=StackSpec("rnn", sizes, 1278))
         for sizes in ((4, 2), (8, 2), (6, 2))
         for recipe in recipes
     ]
@@ -153,8 +155,8 @@ def _many() -> list[Experiment]:
 
 def test_one_of_each_configuration_runs_first_then_the_longest() -> None:
     experiments = _many()
-    costs = {one.hash: float(one.hidden_sizes[0]) for one in experiments}
-    order = [one.hidden_sizes[0] for one in in_order(experiments, costs)]
+    costs = {one.hash: float(one.spec.hidden_sizes[0]) for one in experiments}
+    order = [one.spec.hidden_sizes[0] for one in in_order(experiments, costs)]
     assert order == [8, 6, 4, 8, 6, 4]
 
 
@@ -224,7 +226,7 @@ def test_time_left_reckons_with_all_that_run() -> None:
 
 def test_time_left_reckons_with_what_trains_together() -> None:
     experiments = _many()
-    costs = {one.hash: float(one.hidden_sizes[0]) for one in experiments}
+    costs = {one.hash: float(one.spec.hidden_sizes[0]) for one in experiments}
     rows = [Row(one, "pending") for one in experiments]
     # Three configurations of two experiments each, which take what one takes.
     assert seconds_left(rows, costs, workers=1, together=12) == pytest.approx(8 + 6 + 4)

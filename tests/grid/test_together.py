@@ -24,6 +24,7 @@ from surrogate.grid.scheduler import run_grid
 from surrogate.grid.task import Outcome
 from surrogate.report.runs import read_run
 from surrogate.training import loop as training_loop
+from surrogate.training import run
 
 
 @pytest.fixture(autouse=True)
@@ -234,14 +235,14 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
 
     def fitting(sharing: int, free: int, kept: int = 0) -> int:
         memory.update(free=free, kept=kept)
-        return task._fitting(one, 20, "cuda:0", sharing)
+        return task._fitting(one, "cuda:0", sharing)
 
     many = fitting(1, 10**9)
     assert many > 10
     assert fitting(1, 0) == 1
     assert fitting(1, 4 * 10**8, kept=6 * 10**8) == many  # torch's own, from the task before
     assert fitting(2, 10**9) == pytest.approx(many / 2, abs=1)
-    assert task._fitting(one, 20, "cpu", 1) >= 216
+    assert task._fitting(one, "cpu", 1) >= 216
     monkeypatch.setattr(task, "default_provider", lambda device, arch: "torch")
     assert fitting(1, 10**9) == 1
 
@@ -250,7 +251,8 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
 def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypatch, when) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
     first, second = ledger.rows
-    original = task.Trainer if when == "beginning" else task.finish
+    target = (run, "Trainer") if when == "beginning" else (task, "finish")
+    original = getattr(*target)
     calls = []
 
     def too_much(*arguments, **options):
@@ -260,7 +262,7 @@ def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypa
             raise RuntimeError("by the test")  # which torch's allocators raise, too
         return original(*arguments, **options)
 
-    monkeypatch.setattr(task, "Trainer" if when == "beginning" else "finish", too_much)
+    monkeypatch.setattr(*target, too_much)
     if when == "judging":  # the first ends while the second goes on
         _stop_at_the_last_step(place, first, toy_data)
     outcomes = {one.hash: one for one in take_together(place, [first, second], toy_data)}

@@ -24,6 +24,7 @@ from surrogate.grid.lease import read_lease
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.request import read_request
 from surrogate.grid.task import Outcome, take_up
+from surrogate.kernels import StackSpec
 from surrogate.training.recipe import load_recipe
 
 SMALL = {
@@ -32,6 +33,7 @@ SMALL = {
     "learning_rate": [0.003, 0.01],
     "class_weight": ["none"],
     "same_seeds": True,
+    "reuse_windows": True,
     "set": {"epochs": 3, "windows_per_epoch": 8, "batch_size": 4, "window_ms": 100},
 }
 
@@ -57,7 +59,7 @@ def surrogate_command(*arguments: object) -> Result:
 def small_grid(folder: Path, data: Path, **changes: Any) -> tuple[GridFolder, Ledger]:
     """A grid of four experiments, or with ``changes``, begun in ``folder``."""
     with datasets.open(data) as dataset:
-        grid = plan_grid(read_request({**SMALL, **changes}), dataset, reuse_windows=True)
+        grid = plan_grid(read_request({**SMALL, **changes}), dataset)
     place = GridFolder(folder)
     place.create(grid)
     return place, Ledger(place, grid.experiments())
@@ -66,12 +68,13 @@ def small_grid(folder: Path, data: Path, **changes: Any) -> tuple[GridFolder, Le
 def experiment(**changes: object) -> Experiment:
     """One of the blog's grid but for its size, or with ``changes``."""
     values = {
-        "arch": "rnn",
-        "hidden_sizes": (4, 2),
+        "spec": StackSpec("rnn", (4, 2), 1278),
         "recipe": load_recipe("blog", "rnn"),
         "seed": 0,
         "labels": "exact",
+        "data": None,
         "data_digest": "0" * 64,
+        "reuse_windows": True,
     }
     return Experiment(**(values | changes))  # type: ignore[arg-type]
 

@@ -8,8 +8,9 @@ import torch
 
 from surrogate import datasets
 from surrogate.training.loop import train_together
-from surrogate.training.recipe import load_recipe
-from surrogate.training.run_folder import RunConfig, RunFolder
+from surrogate.training.run import open_trainer
+from surrogate.training.run_config import RunConfig
+from surrogate.training.run_folder import RunFolder
 from surrogate.training.trainer import Trainer
 
 #: Learning rate, class weight and seed of each run.
@@ -20,14 +21,13 @@ def trainers(data: Path, folder: Path, arch: str, sizes: tuple[int, ...], **over
     """A run for each of :data:`CHOICES`, resumed where it has a checkpoint."""
     found = []
     for rate, weight, seed in CHOICES:
-        changes = {**overrides, "learning_rate": rate, "pos_weight": weight}
-        recipe = load_recipe("blog", arch, changes)
+        changes = {**overrides, "learning_rate": rate, "class_weight": weight}
         dataset = datasets.open(data)
-        config = RunConfig(arch, sizes, recipe, seed, "exact", str(data), dataset.digest, True)
+        config = RunConfig.for_dataset(
+            dataset, arch, sizes, "blog", changes, seed=seed, reuse_windows=True
+        )
         run = RunFolder(folder / f"{rate} {weight} {seed}")
-        if not (run.path / "run.json").exists():
-            run.create(config)
-        found.append(Trainer(config, dataset, run))
+        found.append(open_trainer(config, dataset, run))
         found[-1].resume()
     return found
 

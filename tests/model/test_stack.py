@@ -7,8 +7,7 @@ import torch
 
 from surrogate import RecurrentStack
 from surrogate.errors import UsageError
-from surrogate.kernels import ARCHITECTURES, SpikeEvents
-from surrogate.model.stack import parse_hidden_sizes
+from surrogate.kernels import ARCHITECTURES, SpikeEvents, parse_sizes
 
 
 def _events(batch: int, steps: int, inputs: int) -> SpikeEvents:
@@ -92,8 +91,8 @@ def test_wrong_arguments_are_usage_errors_that_name_the_value() -> None:
     with pytest.raises(UsageError, match="8-4 end in 4"):
         RecurrentStack("rnn", (8, 4))
     with pytest.raises(UsageError, match="'64_2x'"):
-        parse_hidden_sizes("64_2x")
-    assert parse_hidden_sizes("256-64-2") == (256, 64, 2)
+        parse_sizes("64_2x")
+    assert parse_sizes("256-64-2") == (256, 64, 2)
 
 
 def test_best_sizes_of_the_blog() -> None:

@@ -243,7 +243,7 @@ def test_data_that_moved_are_named_and_found_again(copied, toy_data, tmp_path, q
     moved = tmp_path / "moved <b>data.h5"
     shutil.copy(toy_data, moved)
     description = json.loads((copied / "grid.json").read_text())
-    description["data"] = str(tmp_path / "gone" / "data.h5")
+    description["configurations"][0]["data"] = str(tmp_path / "gone" / "data.h5")
     (copied / "grid.json").write_text(json.dumps(description))
     result = write_grid_report(copied)
     assert result["data"] is None

@@ -18,9 +18,9 @@ from surrogate.training.recipe import load_recipe
 
 
 def _run(arch: str, sizes: Sequence[int], auc: float | None, unstable: bool = False, seed: int = 0):
-    experiment = Experiment(
-        arch, tuple(sizes), load_recipe("blog", arch, {}), seed, "exact", "0" * 64
-    )
+    recipe = load_recipe("blog", arch, {})
+    spec = recipe.stack_spec(arch, sizes, 1278)
+    experiment = Experiment(spec, recipe, seed, "exact", None, "0" * 64, False)
     reason = "it fell back" if unstable else None
     scores = {} if auc is None else {"roc_auc": auc}
     return Run(experiment, Path(), reason, 1000, 25600, 1.0, scores, {}, "cpu", "a processor")

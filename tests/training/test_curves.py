@@ -7,28 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surrogate import datasets
+from surrogate import train
 from surrogate.kernels import cpu, run
-from surrogate.training.recipe import load_recipe
-from surrogate.training.run_folder import RunConfig, RunFolder
-from surrogate.training.trainer import Trainer
 
 
 def _curve(provider: str, arch: str, folder: Path, monkeypatch) -> tuple[np.ndarray, np.ndarray]:
     """Loss of each step, and voltage RMSE after each epoch, mV, on the bundled sample."""
     monkeypatch.setattr(run, "default_provider", lambda *_: provider)
-    overrides = {"windows_per_epoch": 32, "batch_size": 8, "window_ms": 120, "burn_in_ms": 20}
-    recipe = load_recipe("tuned", arch, {**overrides, "epochs": 4})
-    dataset = datasets.open()
-    config = RunConfig(
-        arch, (16, 8, 2), recipe, 0, "exact", str(dataset.path), dataset.digest, True
-    )
-    store = RunFolder(folder / provider)
-    store.create(config)
-    trainer = Trainer(config, dataset, store)
     losses: list[float] = []
-    trainer.run(lambda progress: losses.append(progress.loss))
-    return np.array(losses), np.array([entry["voltage_rmse_mv"] for entry in trainer.history])
+    done = train(
+        arch=arch,
+        hidden=(16, 8, 2),
+        out=folder / provider,
+        plots=False,
+        progress=lambda progress: losses.append(progress.loss),
+        epochs=4,
+        windows_per_epoch=32,
+        batch_size=8,
+        window_ms=120,
+        burn_in_ms=20,
+    )
+    return np.array(losses), np.array([entry["voltage_rmse_mv"] for entry in done.history])
 
 
 @pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")

@@ -31,7 +31,7 @@ def test_blog_recipe_is_the_blog_post_to_the_letter() -> None:
 
 def test_blog_recipe_takes_each_architectures_best_rate_and_class_weight() -> None:
     best = {arch: load_recipe("blog", arch) for arch in ("rnn", "lstm")}
-    assert {a: (r.learning_rate, r.pos_weight) for a, r in best.items()} == {
+    assert {a: (r.learning_rate, r.class_weight) for a, r in best.items()} == {
         "rnn": (0.006, 1.0),
         "lstm": (0.01, 20.0),
     }

@@ -17,33 +17,42 @@ import pytest
 import torch
 
 from surrogate import datasets
-from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.errors import DataError, Interrupted, SurrogateError, UsageError
 from surrogate.model.stack import RecurrentStack
 from surrogate.training.initial_weights import initialise
+from surrogate.training.loop import train_to_end
 from surrogate.training.recipe import Recipe, load_recipe
-from surrogate.training.run_folder import RunConfig, RunFolder
-from surrogate.training.trainer import Interrupted, Trainer, loss_terms
+from surrogate.training.run import open_trainer
+from surrogate.training.run_config import RunConfig
+from surrogate.training.run_folder import RunFolder
+from surrogate.training.trainer import Trainer, loss_terms
 from surrogate.training.windows import Batch, plan_judged_windows
 
-SMALL = {"windows_per_epoch": 8, "batch_size": 4, "window_ms": 100, "epochs": 4}
+SMALL = {
+    "windows_per_epoch": 8,
+    "batch_size": 4,
+    "window_ms": 100,
+    "burn_in_ms": 20,
+    "epochs": 4,
+}
 
 
 def _recipe(**overrides: object) -> Recipe:
-    return load_recipe("tuned", "lstm", {**SMALL, "burn_in_ms": 20, **overrides})
+    return load_recipe("tuned", "lstm", {**SMALL, **overrides})
 
 
-def _trainer(data: Path, folder: Path, recipe: Recipe, arch: str = "lstm", seed: int = 1):
+def _trainer(data: Path, folder: Path, arch: str = "lstm", seed: int = 1, **overrides) -> Trainer:
     dataset = datasets.open(data)
-    config = RunConfig(arch, (6, 2), recipe, seed, "exact", str(data), dataset.digest, True)
-    run = RunFolder(folder)
-    if not (folder / "run.json").exists():
-        run.create(config)
-    return Trainer(config, dataset, run)
+    settings = {**SMALL, **overrides}
+    config = RunConfig.for_dataset(
+        dataset, arch, (6, 2), settings=settings, seed=seed, reuse_windows=True
+    )
+    return open_trainer(config, dataset, RunFolder(folder))
 
 
 def _train(*arguments, **keywords) -> Trainer:
     trainer = _trainer(*arguments, **keywords)
-    trainer.run(lambda progress: None)
+    train_to_end(trainer)
     return trainer
 
 
@@ -54,10 +63,8 @@ def _same_weights(one: Trainer, two: Trainer) -> bool:
 
 @pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
 def test_training_teaches_the_toy_neuron(toy_data, tmp_path, arch) -> None:
-    recipe = _recipe(
-        epochs=10, windows_per_epoch=160, batch_size=16, window_ms=200, learning_rate=0.02
-    )
-    trainer = _train(toy_data, tmp_path / "run", recipe, arch)
+    settings = {"epochs": 10, "windows_per_epoch": 160, "batch_size": 16, "learning_rate": 0.02}
+    trainer = _train(toy_data, tmp_path / "run", arch, window_ms=200, **settings)
     first, last = trainer.history[0], trainer.history[-1]
     assert last["loss"] < first["loss"]
     assert last["voltage_rmse_mv"] < 0.8 * first["voltage_rmse_mv"]
@@ -65,31 +72,30 @@ def test_training_teaches_the_toy_neuron(toy_data, tmp_path, arch) -> None:
 
 
 def test_two_runs_with_one_seed_give_one_result_and_another_seed_another(toy_data, tmp_path):
-    one = _train(toy_data, tmp_path / "one", _recipe())
-    two = _train(toy_data, tmp_path / "two", _recipe())
-    other = _train(toy_data, tmp_path / "other", _recipe(), seed=2)
+    one = _train(toy_data, tmp_path / "one")
+    two = _train(toy_data, tmp_path / "two")
+    other = _train(toy_data, tmp_path / "other", seed=2)
     assert _same_weights(one, two)
     assert not _same_weights(one, other)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"weight_average": 0.9, "event_drop": 0.2}])
 def test_an_interrupted_run_resumes_bit_equal(toy_data, tmp_path, overrides) -> None:
-    recipe = _recipe(**overrides)
-    whole = _train(toy_data, tmp_path / "whole", recipe)
+    whole = _train(toy_data, tmp_path / "whole", **overrides)
     for stop_after in (1, 2, 5):
         folder = tmp_path / f"stopped {stop_after}"
-        trainer = _trainer(toy_data, folder, recipe)
+        trainer = _trainer(toy_data, folder, **overrides)
 
         def interrupt(progress, stop_after=stop_after) -> None:
             if progress.step == stop_after:
                 signal.raise_signal(signal.SIGTERM)
 
         with pytest.raises(Interrupted, match=f"stopped after step {stop_after} of 8"):
-            trainer.run(interrupt)
-        resumed = _trainer(toy_data, folder, recipe)
+            train_to_end(trainer, interrupt)
+        resumed = _trainer(toy_data, folder, **overrides)
         assert resumed.resume() is None
         assert resumed.step == stop_after
-        resumed.run(lambda progress: None)
+        train_to_end(resumed)
         assert _same_weights(resumed, whole)
         assert (folder / "metrics.jsonl").read_text() == (
             tmp_path / "whole" / "metrics.jsonl"
@@ -98,31 +104,31 @@ def test_an_interrupted_run_resumes_bit_equal(toy_data, tmp_path, overrides) -> 
 
 def test_signal_handlers_are_put_back(toy_data, tmp_path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    _train(toy_data, tmp_path / "run", _recipe(epochs=1))
+    _train(toy_data, tmp_path / "run", epochs=1)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(toy_data, tmp_path) -> None:
-    recipe, folder = _recipe(), tmp_path / "run"
-    whole = _train(toy_data, folder, recipe)
+    folder = tmp_path / "run"
+    whole = _train(toy_data, folder)
     newest = folder / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:-500])
-    resumed = _trainer(toy_data, folder, recipe)
+    resumed = _trainer(toy_data, folder)
     note = resumed.resume()
     assert "checkpoint.pt is damaged" in (note or "")
     assert resumed.step == 6
     assert not newest.exists()  # so that it cannot take the place of the good one
-    resumed.run(lambda progress: None)
+    train_to_end(resumed)
     assert _same_weights(resumed, whole)
     newest.write_bytes(b"")
     (folder / "checkpoint.previous.pt").write_bytes(b"junk")
     with pytest.raises(DataError, match="start the run again"):
-        _trainer(toy_data, folder, recipe).resume()
+        _trainer(toy_data, folder).resume()
 
 
 def test_leftovers_of_a_killed_write_are_removed_on_resume(toy_data, tmp_path) -> None:
     folder = tmp_path / "run"
-    trainer = _trainer(toy_data, folder, _recipe())
+    trainer = _trainer(toy_data, folder)
     leftover = folder / ".checkpoint.pt.123.partial"
     leftover.write_bytes(b"half")
     trainer.resume()
@@ -130,36 +136,36 @@ def test_leftovers_of_a_killed_write_are_removed_on_resume(toy_data, tmp_path) -
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epochs_before(toy_data, tmp_path):
-    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    trainer = _trainer(toy_data, tmp_path / "run")
 
     def poison(progress) -> None:
         if progress.step == 3:
             with torch.no_grad():
                 trainer.stack.layers[0].bias_hh_l0[0] = float("nan")
 
-    trainer.run(poison)
+    train_to_end(trainer, poison)
     assert trainer.failure == "loss or gradient not finite at step 4"
     assert len(trainer.history) == 1
     assert all(value.isfinite().all() for value in trainer.best_stack().state_dict().values())
 
 
 def test_a_run_that_fails_before_an_epoch_has_no_weights_and_says_so(toy_data, tmp_path) -> None:
-    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    trainer = _trainer(toy_data, tmp_path / "run")
     with torch.no_grad():
         trainer.stack.layers[0].bias_hh_l0[0] = float("nan")
-    trainer.run(lambda progress: None)
+    train_to_end(trainer)
     with pytest.raises(SurrogateError, match=r"not finite at step 1 .* lower --learning-rate"):
         trainer.best_stack()
 
 
 def test_patience_ends_a_run_early(toy_data, tmp_path) -> None:
-    recipe = _recipe(epochs=50, learning_rate=0, learning_rate_min=0, patience=3)
-    trainer = _train(toy_data, tmp_path / "run", recipe)
+    settings = {"epochs": 50, "learning_rate": 0, "learning_rate_min": 0, "patience": 3}
+    trainer = _train(toy_data, tmp_path / "run", **settings)
     assert len(trainer.history) == 4
 
 
 def test_the_loss_is_the_blogs_sum(tmp_path) -> None:
-    recipe = load_recipe("blog", "lstm", {"pos_weight": "5", "voltage_unit_mv": "100"})
+    recipe = load_recipe("blog", "lstm", {"class_weight": "5", "voltage_unit_mv": "100"})
     generator = torch.Generator().manual_seed(0)
     logits, voltage, target = (torch.randn(3, 50, generator=generator) for _ in range(3))
     spikes = (torch.rand(3, 50, generator=generator) < 0.2).float()
@@ -203,36 +209,30 @@ def test_sign_aware_weights_oppose_excitation_and_inhibition(toy_data) -> None:
 
 @pytest.mark.parametrize("steps_per_epoch", [4, 20])
 def test_judging_takes_at_most_a_twentieth_of_an_epochs_steps(toy_data, tmp_path, steps_per_epoch):
-    recipe = _recipe(windows_per_epoch=4 * steps_per_epoch, window_ms=200)
-    trainer = _trainer(toy_data, tmp_path / "run", recipe)
+    settings = {"windows_per_epoch": 4 * steps_per_epoch, "window_ms": 200}
+    trainer = _trainer(toy_data, tmp_path / "run", **settings)
     judged = trainer.judged.events
     # A training step runs forward and backward, which takes at least twice as long as forward.
     assert judged.steps <= 0.05 * 2 * steps_per_epoch * 200
-    assert judged.batch <= recipe.batch_size
+    assert judged.batch <= SMALL["batch_size"]
     assert 0 <= trainer.judged_burn_in_ms < judged.steps
 
 
 def test_outputs_that_are_not_finite_after_an_epoch_fail_the_run(toy_data, tmp_path) -> None:
-    trainer = _trainer(toy_data, tmp_path / "run", _recipe(weight_average=0.5))
+    trainer = _trainer(toy_data, tmp_path / "run", weight_average=0.5)
 
     def poison(progress) -> None:
         if progress.step == 3:  # what is judged at the end of the epoch, not what is trained
             trainer.averaged.head.bias.data.fill_(float("nan"))
 
-    trainer.run(poison)
+    train_to_end(trainer, poison)
     assert trainer.failure == "outputs not finite after epoch 2"
     assert trainer.selection.entry is not None
     assert trainer.selection.entry["epoch"] == 1
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(toy_data, tmp_path) -> None:
-    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
-    with pytest.raises(UsageError, match="already holds a run; continue it with --resume"):
-        trainer.folder.create(trainer.config)
-
-
 def test_a_run_configuration_survives_its_file_and_damage_is_named(toy_data, tmp_path) -> None:
-    trainer = _trainer(toy_data, tmp_path / "run", _recipe())
+    trainer = _trainer(toy_data, tmp_path / "run")
     assert trainer.folder.config() == trainer.config
     (tmp_path / "run" / "run.json").write_text('{"format": "surrogate-run"')
     with pytest.raises(DataError, match=r"run.json: damaged"):
@@ -242,7 +242,7 @@ def test_a_run_configuration_survives_its_file_and_damage_is_named(toy_data, tmp
 
 
 def test_a_second_process_may_not_train_in_the_same_folder(toy_data, tmp_path) -> None:
-    run = _trainer(toy_data, tmp_path / "run", _recipe()).folder
+    run = _trainer(toy_data, tmp_path / "run").folder
     refused = pytest.raises(SurrogateError, match="another process is training")
     with run.lock(), refused, run.lock():
         pytest.fail("two locks on one folder")
@@ -251,7 +251,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(toy_data, tmp_path) -
 
 
 def test_input_rates_seen_are_recorded_in_hz_per_synapse(toy_data, tmp_path) -> None:
-    trainer = _train(toy_data, tmp_path / "run", _recipe())
+    trainer = _train(toy_data, tmp_path / "run")
     for low, high in trainer.input_rate_hz.values():
         assert 20 < low < 60 < high < 100  # the toy's inputs fire at 60 Hz
 
@@ -298,7 +298,7 @@ def test_recipes_are_immutable() -> None:
 
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(toy_data, tmp_path) -> None:
     folder = tmp_path / "run"
-    trainer = _trainer(toy_data, folder, _recipe())
+    trainer = _trainer(toy_data, folder)
     trainer.save()
     before = (folder / "checkpoint.pt").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 import triton
 
-from surrogate.kernels import StackSpec
+from surrogate.kernels import StackSpec, parse_sizes
 from surrogate.kernels.triton import configurations
 from surrogate.kernels.triton.offline.compile_cases import cases_of
 from surrogate.kernels.triton.offline.compile_report import (
@@ -51,7 +51,7 @@ def _compare(config: str, kernel: str, capability: int) -> None:
     if triton.__version__ != RECORDED["versions"]["triton"]:
         pytest.skip(f"the record is Triton {RECORDED['versions']['triton']}'s")
     arch, sizes = config.split(" ")
-    spec = StackSpec(arch, tuple(map(int, sizes.split("-"))))
+    spec = StackSpec(arch, parse_sizes(sizes))
     (case,) = (case for case in cases_of(spec) if case.name == kernel)
     recorded = {key: _row(config, kernel, capability)[key] for key in asdict(_ANY)}
     found = compile_case(case, capability)
