@@ -35,7 +35,11 @@ FORBIDDEN = {
     ),
     "brian_bridge": ("surrogate.cli", "surrogate.benchmarks", "click", "sklearn"),
 }
-ALLOWED = {"kernels": ("surrogate.kernels", "surrogate.errors"), "surrogate": (), "brian_bridge": ()}
+ALLOWED = {
+    "kernels": ("surrogate.kernels", "surrogate.errors"),
+    "surrogate": (),
+    "brian_bridge": (),
+}
 
 
 def test_every_folder_is_a_listed_package() -> None:

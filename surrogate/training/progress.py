@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import click
-
 from surrogate.kernels import default_provider
 from surrogate.training.trainer import Trainer, TrainingProgress
 
@@ -34,10 +32,13 @@ class Reporter:
 
 
 class Console(Reporter):
-    """Shows a run on stderr: what is trained, a bar on a terminal, and a line for each epoch."""
+    """Shows a run on stderr: what is trained, and a line for each epoch.
+
+    On a terminal another line, written over at each step, says how far it is.
+    """
 
     def say(self, text: str) -> None:
-        click.echo(text, err=True)
+        print(text, file=sys.stderr, flush=True)
 
     def begin(self, trainer: Trainer) -> None:
         config, dataset = trainer.config, trainer.dataset
@@ -55,33 +56,30 @@ class Console(Reporter):
 
     @contextlib.contextmanager
     def steps(self, trainer: Trainer) -> Iterator[Callable[[TrainingProgress], None]]:
-        recipe = trainer.config.recipe
+        recipe, terminal = trainer.config.recipe, sys.stderr.isatty()
         began, first = time.monotonic(), trainer.step
-        last_auc = ""
+        erase = "\r\033[K" if terminal else ""
 
         def show(progress: TrainingProgress) -> None:
-            nonlocal last_auc
-            rate = (progress.step - first) * recipe.batch_size / (time.monotonic() - began)
+            seconds, steps = time.monotonic() - began, max(1, progress.step - first)
+            rate = f"{steps * recipe.batch_size / seconds:.1f} windows/s"
             if metrics := progress.metrics:
                 auc, rmse = (_figure(metrics[key]) for key in ("roc_auc", "voltage_rmse_mv"))
-                last_auc = f"  AUC {auc}"
-                # On a terminal the bar is on this line: write over it.
                 self.say(
                     f"{erase}epoch {metrics['epoch']:>3}/{recipe.epochs}  "
                     f"loss {metrics['loss']:.5f}  ROC AUC {auc}  voltage RMSE {rmse} mV  "
-                    f"{rate:.1f} windows/s{'  kept' if metrics['kept'] else ''}"
+                    f"{rate}{'  kept' if metrics['kept'] else ''}"
                 )
-            bar.update(1, f"loss {progress.loss:.4f}{last_auc}  {rate:.1f} windows/s")
+            if terminal:
+                left = (progress.steps - progress.step) * seconds / steps
+                line = f"step {progress.step}/{progress.steps}  loss {progress.loss:.4f}  {rate}"
+                print(f"{erase}{line}  {left:.0f} s left", end="", file=sys.stderr, flush=True)
 
-        erase = "\r\033[K" if sys.stderr.isatty() else ""
-        with click.progressbar(
-            length=recipe.steps - first,
-            label="training",
-            file=sys.stderr,
-            show_pos=True,
-            item_show_func=lambda text: text,
-        ) as bar:
+        try:
             yield show
+        finally:
+            if terminal:
+                self.say("")
 
 
 def _figure(value: float | None) -> str:
