@@ -51,6 +51,9 @@ def resident_backward(
 ):
     """Backward of one sequence of one model in one program, with all weights in registers."""
     SLOTS: tl.constexpr = STACK.slots
+    # Bound to names, for Triton 3.6 takes a tuple that an attribute gives for several arguments.
+    IH_SLOTS: tl.constexpr = STACK.ih_slots
+    HH_SLOTS: tl.constexpr = STACK.hh_slots
     WIDTH: tl.constexpr = STACK.width
     LAYERS: tl.constexpr = len(STACK.sizes)
     sequence = tl.program_id(0)
@@ -94,11 +97,11 @@ def resident_backward(
             t = s - layer
             active = (t >= 0) & (t < steps)
             wanted = (unit < STACK.sizes[layer]) & active
-            dh = passing_h[layer] + _multiply(own[layer], grads[layer], STACK.hh_slots)
+            dh = passing_h[layer] + _multiply(own[layer], grads[layer], HH_SLOTS)
             if layer == LAYERS - 1:
                 dh += tl.load(grad_top + t * STACK.sizes[layer] + unit, mask=wanted, other=0)
             else:
-                dh += _multiply(to_below[layer + 1], grads[layer + 1], STACK.ih_slots)
+                dh += _multiply(to_below[layer + 1], grads[layer + 1], IH_SLOTS)
             h = tl.load(hidden + first + unit, mask=wanted, other=0)
             c, c_after = h, h
             if STACK.memory:
@@ -175,6 +178,8 @@ def blocked_backward(
 ):
     """Backward of a batch tile of one model in ``TILING.parts`` programs, weights from caches."""
     SLOTS: tl.constexpr = STACK.slots
+    IH_SLOTS: tl.constexpr = STACK.ih_slots
+    HH_SLOTS: tl.constexpr = STACK.hh_slots
     WIDTH: tl.constexpr = STACK.width
     LAYERS: tl.constexpr = len(STACK.sizes)
     SLOT_WIDTH: tl.constexpr = SLOTS * WIDTH
@@ -223,7 +228,7 @@ def blocked_backward(
                     size,
                     above,
                     wanted_sequence,
-                    STACK.ih_slots,
+                    IH_SLOTS,
                     TILING.inputs,
                 )
                 # The last step has no next step: the gradient of its state is given.
@@ -235,7 +240,7 @@ def blocked_backward(
                     size,
                     tl.multiple_of(tl.where(t + 1 < steps, size, 0), ALIGNMENT),
                     wanted_sequence,
-                    STACK.hh_slots,
+                    HH_SLOTS,
                     TILING.inputs,
                 )
                 dh += tl.load(grad_h + state, mask=inside, other=0)
