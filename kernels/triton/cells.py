@@ -32,9 +32,9 @@ class Cell:
     ----------
     forward : triton.jit function (from_input, from_hidden, bias, h, c) -> slots, h, c
         One step. ``from_input`` and ``from_hidden`` are tuples by gate, without biases; ``bias`` is
-        one by slot. Returns tuples of values: the slots, the new h and the new c. If inputs of a
-        gate need not be told apart, a caller may pass their sum as ``from_hidden``, and zeros.
-        A cell without c returns the one it got.
+        one by slot. Returns a tuple of the slots, the new h and the new c; a cell without c returns
+        the one it got. Unless :attr:`apart`, a caller may pass the sum of both products as
+        ``from_hidden`` and zeros as ``from_input``.
     backward : triton.jit function (slots, h, c, c_after, dh, dc) -> grads, dh, dc
         The step back. ``slots`` is what ``forward`` returned, ``h`` and ``c`` are the state before
         the step, ``dh`` and ``dc`` the whole gradients of the state after it. Returns the gradients
@@ -42,7 +42,7 @@ class Cell:
         of ``grads`` with ``weight_hh``, which the caller adds to the first.
     ih_slots, hh_slots : tuple of int
         For each gate, in the order of the rows, the slot whose gradient is that of the gate's rows
-        of ``weight_ih`` and ``weight_hh``. Each lies in one run of slots, in any order.
+        of ``weight_ih`` and ``weight_hh``. Each is a run of slots without gaps, in any order.
     """
 
     forward: Any

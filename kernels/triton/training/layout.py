@@ -5,7 +5,7 @@ only the results of the iteration before, and L layers take T + L - 1 iterations
 dependent steps. Buffers are indexed by iteration and have all layers side by side:
 
 - ``hidden``, ``memory`` [models, T + L, batch, width]: row s holds what iteration s reads, that is
-  h (and the LSTM's c) of layer l after step s - l - 1; rows 0 to l of layer l hold its initial
+  h (and c, if any) of layer l after step s - l - 1; rows 0 to l of layer l hold its initial
   state.
 - ``slots``, their gradients [models, T + L - 1, batch, slots * width]: layer after layer, and slot
   after slot within a layer.
