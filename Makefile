@@ -1,5 +1,5 @@
 # Each target sets up .venv by itself. Paths are relative, so the checkout may lie anywhere.
-#   make demo   train an LSTM on the bundled data and judge it
+#   make demo   train an LSTM on the bundled data and evaluate it
 #   make test   run the tests
 #   make lint   ruff and mypy
 #   make docs   build the site, examples included, into build/docs

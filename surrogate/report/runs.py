@@ -66,7 +66,7 @@ class Run:
 
     @property
     def roc_auc(self) -> float | None:
-        """On the validation trials, or None if it has none: no spikes, or no weights to judge."""
+        """On the validation trials, or None: no spikes, or no weights to evaluate."""
         value = self.scores.get("roc_auc")
         return value if isinstance(value, float) and math.isfinite(value) else None
 
