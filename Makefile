@@ -27,13 +27,14 @@ runs/demo/model.h5: | $(ready)
 test: $(ready)
 	.venv/bin/python -m pytest $(PYTEST_FLAGS)
 
-# mypy does not read setuptools' package-dir, so it checks an installed copy.
+# mypy and import-linter do not read setuptools' package-dir, so they check an installed copy.
 lint: $(ready)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	rm -rf build/lib* build/bdist.* build/types
 	SURROGATE_NO_EXTENSION=1 .venv/bin/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && ../../.venv/bin/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+	cd build/types && ../../.venv/bin/lint-imports --no-logo --no-cache ../../pyproject.toml
 
 docs: $(ready)
 	.venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs

@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from surrogate.version import __version__
 
 if TYPE_CHECKING:
     from surrogate import datasets
@@ -35,11 +36,6 @@ __all__ = [
     "resume",
     "train",
 ]
-
-try:
-    __version__ = version("surrogate-neuron")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
 
 # Names are looked up on first use: torch takes seconds to import, which `surrogate --help` spares.
 _HOMES = {

@@ -15,7 +15,7 @@ from typing import Any
 import archspec.cpu
 import platformdirs
 
-import surrogate
+from surrogate.version import __version__
 
 __all__ = ["cache_folder", "compiler", "cpu", "cpu_name", "gpus", "usable_cores", "versions"]
 
@@ -34,7 +34,7 @@ def versions(*more: str) -> dict[str, str]:
     *more : str
         Packages beside surrogate-neuron, torch, numpy and Python itself.
     """
-    found = {"surrogate-neuron": surrogate.__version__}
+    found = {"surrogate-neuron": __version__}
     for name in ("torch", "numpy", *more):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from surrogate import __version__, machine
+from surrogate import machine
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text
@@ -31,6 +31,7 @@ from surrogate.training.loop import train_to_end
 from surrogate.training.run import open_trainer
 from surrogate.training.run_folder import RunFolder
 from surrogate.training.trainer import JUDGING_SHARE, TrainingProgress
+from surrogate.version import __version__
 
 __all__ = ["StepCost", "calibrate", "disk_bytes"]
 
