@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 import surrogate
-from surrogate.cli._common import json_text
+from surrogate.cli._common import json_text, one_line
 from surrogate.errors import SurrogateError
 from surrogate.files import explain_os_error
 
@@ -115,8 +115,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _fail(args: Sequence[str], message: str, exit_code: int, prefix: str = "Error: ") -> int:
-    click.echo(f"{prefix}{' '.join(message.split())}", err=True)
-    return _fail_json(args, message, exit_code)
+    line = one_line(message)
+    click.echo(f"{prefix}{line}", err=True)
+    return _fail_json(args, line, exit_code)
 
 
 def _fail_json(args: Sequence[str], message: str, exit_code: int) -> int:

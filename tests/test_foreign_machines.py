@@ -17,6 +17,7 @@ import pytest
 
 from helpers.brian import random_model
 from surrogate import machine
+from surrogate.cli._common import one_line
 from surrogate.errors import DataError, SurrogateError
 from surrogate.files import atomic_write_text, check_is_file
 from surrogate.grid.lease import Lease, read_lease
@@ -208,3 +209,15 @@ def test_no_setting_of_the_user_s_reaches_our_figures(tmp_path: Path, backend: s
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["False", "10.0", "True", "31.0"]
     assert {"curve.png", "curve.svg"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["first\n  second", "a\x1b]0;title\x07b", "x" * 100_000, "\x1b[31m" * 100_000, "é ⣿ ok", ""],
+)
+def test_a_message_is_one_line_of_300_printable_characters(message: str) -> None:
+    line = one_line(message)
+    assert line.isprintable()
+    assert len(line) <= 300
+    if len(message) < 300 and message.isprintable():
+        assert line == message
