@@ -22,7 +22,7 @@ __all__ = ["cli", "main"]
 # `surrogate --help` imports no command: torch alone takes seconds.
 COMMANDS = {
     "train": ("surrogate.cli.train", "train", "Train a surrogate on spike trains and voltage."),
-    "evaluate": ("surrogate.cli.evaluate", "evaluate", "Judge a trained surrogate on a data set."),
+    "evaluate": ("surrogate.cli.evaluate", "evaluate", "Evaluate a surrogate on a data set."),
     "report": ("surrogate.cli.report", "report", "Write a page about a trained surrogate."),
     "data": ("surrogate.cli.data", "data", "Convert, inspect, check and plot data sets."),
     "grid": ("surrogate.cli.grid", "grid", "Train many surrogates as one resumable job."),

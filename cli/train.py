@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-_HELP = """Train a surrogate and judge it on validation trials.
+_HELP = """Train a surrogate and evaluate it on validation trials.
 
 Without --data the bundled sample of a layer 5 pyramidal cell is used. The run's folder receives the
 model file (model.h5), its recipe, metrics.jsonl and plots. A run that was interrupted, even by

@@ -128,7 +128,7 @@ def evaluate_outputs(
     rule, logits, spikes = model.spike_rule, outputs.logits, outputs.spikes
     if rule is not None:
         outputs = replace(outputs, emitted=rule.emit(logits))
-    # One trial resampled is itself: an interval of no width would claim certainty.
+    # Resampling one trial gives an interval of width 0, which would be misleading.
     count = bootstrap if len(logits) > 1 else 0
     resamples = Resamples(outputs, draw_weights(len(logits), count, seed))
     result: dict[str, Any] = {}
@@ -186,7 +186,7 @@ def _require_rule_trials(model: Model, dataset: Dataset, split: str, protocol: s
 
 
 def _rewrite_rule(model: Model, dataset: Dataset, split: str, outputs: Outputs) -> SpikeRule:
-    """Choose ``model``'s spike rule anew, on ``outputs``, and write it into its file."""
+    """Choose ``model``'s spike rule again, on ``outputs``, and write it into its file."""
     if not outputs.spikes.any():
         raise UsageError(
             f"{dataset.path}: no output spike in split {split!r}, so no rate to choose a spike "

@@ -54,9 +54,9 @@ class StepCost:
     step : float
         An optimiser step, reading its windows included.
     epoch_end : float
-        Saving, and the fixed part of judging, on top of the epoch's steps.
+        Saving, and the fixed part of the evaluation, on top of the epoch's steps.
     finish : float
-        Judging the epoch kept on all validation trials and writing the model file.
+        Evaluating the epoch kept on all validation trials and writing the model file.
     """
 
     step: float
@@ -153,7 +153,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
         max(after[0] - before[0], after[1] - before[1] if device == "cpu" else 0.0)
         for before, after in itertools.pairwise(times)
     ]
-    # The gap before the last step of an epoch holds its end, which runs the windows to judge.
+    # The gap before the last step of an epoch holds its end, which runs the evaluation windows.
     ends = gaps[length - 2 :: length] if length > 1 else gaps
     within = [gap for index, gap in enumerate(gaps) if (index + 2) % length] or ends
     settled = within[len(within) // 3 :]
@@ -163,7 +163,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
 
 
 def _key(experiment: Experiment, device: str) -> str:
-    """What a measurement depends on."""
+    """Everything that a measurement depends on, as a key."""
     recipe = experiment.recipe
     kernels = PROVIDERS[default_provider(device, arch=experiment.spec.arch)].label
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -28,7 +28,7 @@ class Grid:
     Attributes
     ----------
     request : Request
-        Axes, recipe and overrides as they were asked for.
+        Axes, recipe and overrides as the user gave them.
     configurations : tuple of Experiment
         One of each stack, before learning rate, class weight and seed. Kept, so that the grid stays
         what it was when a recipe's file changes.

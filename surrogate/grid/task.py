@@ -113,7 +113,7 @@ def take_up(
 
 
 def _fitting(experiment: Experiment, device: str, sharing: int) -> int:
-    """How many such experiments a GPU's memory holds beside those of the other workers that use it.
+    """How many such experiments fit a GPU's memory, which other workers use too.
 
     At least one. A CPU's memory is left to the user.
     """
@@ -126,7 +126,7 @@ def _fitting(experiment: Experiment, device: str, sharing: int) -> int:
         return 1
     # Weights and averages, two moments, gradients, and both in the order that kernels read.
     one = kept + 8 * 4 * spec.parameter_count
-    torch.cuda.empty_cache()  # what the task before has left counts as taken
+    torch.cuda.empty_cache()  # memory that the task before has kept counts as taken
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(_MEMORY_SHARE * free / sharing / one))
 
@@ -138,13 +138,13 @@ def run_experiments(
     device: str,
     stop: threading.Event,
 ) -> list[Outcome]:
-    """Train and judge ``experiments`` together, from their last checkpoints on.
+    """Train and evaluate ``experiments`` together, from their last checkpoints on.
 
     Parameters
     ----------
     folder : GridFolder
     experiments : sequence of Experiment
-        Of one configuration. Those that are done, or in other hands, are left out.
+        Of one configuration. Those that are done, or held by another process, are left out.
     dataset : Dataset
     device : str
         "cpu" or a CUDA device.
@@ -198,7 +198,7 @@ class _Work:
         self.trainer: Trainer
 
     def note(self, progress: TrainingProgress) -> None:
-        """Let others see how far the training is."""
+        """Write the training's progress into the lease."""
         self.lease.step, self.lease.seconds = progress.step, self.trainer.seconds
 
 
@@ -241,7 +241,7 @@ def _begin(
 
 
 def _end(work: _Work, error: Exception | None, together: int, others: int) -> Outcome:
-    """Judge a training that has ended and record it, unless it was stopped before its end."""
+    """Evaluate a training that has ended and record it, unless it was stopped before its end."""
     with work.held:  # recorded while this process holds the lease
         try:
             if error is not None:

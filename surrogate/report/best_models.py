@@ -16,7 +16,7 @@ from surrogate.report.summary import configuration_name
 
 __all__ = ["EvaluatedRun", "describe_data", "evaluate_runs"]
 
-#: Float32 outputs differ between providers; a ROC AUC that moves by more is another model's.
+#: Float32 outputs differ between providers; a larger difference in ROC AUC is another model's.
 AUC_TOLERANCE = 1e-4
 
 

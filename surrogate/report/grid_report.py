@@ -108,7 +108,7 @@ def write_grid_report(
 
 
 def _without_folders(note: str, folder: Path, grid: Grid) -> str:
-    """A report is handed on: where its grid and its data lie is nobody's business."""
+    """The message without folders: reports are passed on, and must not name places of a machine."""
     for place in (folder, Path(grid.common.data or "").parent):
         if place.name:
             note = note.replace(f"{place}{os.sep}", "")
@@ -264,7 +264,7 @@ def _origin(provenance: dict[str, Any]) -> list[tuple[str, str]]:
             "Windows come again when the data run out",
             "yes" if provenance["reuse_windows"] else "no",
         ),
-        ("Training and judging, all runs", f"{provenance['training_seconds'] / 3600:.3g} h"),
+        ("Training and evaluation, all runs", f"{provenance['training_seconds'] / 3600:.3g} h"),
         ("Computed by", ", ".join(provenance["providers"]) or "nothing yet"),
         ("Processors", ", ".join(provenance["processors"]) or "none yet"),
         *((name, ", ".join(found)) for name, found in provenance["versions"].items()),

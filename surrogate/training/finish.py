@@ -20,7 +20,7 @@ __all__ = ["finish"]
 
 
 def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
-    """Judge the epoch kept on all validation trials, and write the run's model file and result.
+    """Evaluate the epoch kept on all validation trials, and write the run's model file and result.
 
     Parameters
     ----------

@@ -123,7 +123,7 @@ class _StepClock:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens inside is not shared: the caller judges a run that has ended."""
+        """The time inside is not shared: the caller evaluates a run that has ended."""
         began = time.monotonic()
         yield
         self._stopped += time.monotonic() - began
@@ -180,7 +180,7 @@ def _submit(
     trainers: Sequence[Trainer],
     ahead: int,
 ) -> dict[tuple[object, ...], Future[StepInput]]:
-    """Have the batches read that ``trainers`` need ``ahead`` steps from now, equal ones once."""
+    """Start reading the batches ``trainers`` need ``ahead`` steps from now, equal ones once."""
     wanted: dict[tuple[object, ...], Future[StepInput]] = {}
     for trainer in trainers:
         step = trainer.step + ahead
@@ -194,7 +194,7 @@ def _take_step(inputs: Mapping[Trainer, StepInput]) -> dict[Trainer, float]:
     """One optimiser step of each trainer; returns their losses."""
     losses = {}
     for trainers in _sharing(list(inputs)):
-        # Runs of one seed read the same windows, which then need to be on the device only once.
+        # Runs with the same seed read the same windows, which are copied to the device once.
         placed = {
             id(one): one.batch.to(trainers[0].device)
             for one in (inputs[trainer] for trainer in trainers)
@@ -222,7 +222,7 @@ def _take_step(inputs: Mapping[Trainer, StepInput]) -> dict[Trainer, float]:
 def _run_judged(
     trainers: Sequence[Trainer],
 ) -> dict[Trainer, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Logits and voltage of each trainer, whose epoch has ended, on the windows that judge it."""
+    """Logits and voltage of each trainer, whose epoch has ended, on its evaluation windows."""
     outputs = {}
     for group in _sharing(trainers):
         judged = group[0].judged.events

@@ -110,7 +110,7 @@ class Recipe:
     segment_jitter : float
         Share of input spikes moved at random to a neighbouring dendritic segment.
     weight_average : float
-        Decay per step of the running average of the weights that is judged and kept; 0 is none.
+        Decay per step of the running average of the weights that is evaluated and kept; 0 is none.
     select_by : "nll" | "auc" | "spread" | "last"
         What picks the epoch kept: lowest spike negative log-likelihood on validation trials,
         highest ROC AUC, widest spread of the outputs around the threshold, or none.

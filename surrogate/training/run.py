@@ -83,7 +83,7 @@ def train(
     progress: Progress = False,
     **settings: Any,
 ) -> TrainingRun:
-    """Train a surrogate and judge it on the validation trials.
+    """Train a surrogate and evaluate it on the validation trials.
 
     Ctrl-C saves where the run stands and raises :class:`~surrogate.errors.Interrupted`;
     :func:`resume` goes on from there, also after a crash, and ends with the same weights, bit for
@@ -249,12 +249,12 @@ def _complete(
             reporter.say(note or f"resuming after step {trainer.step}")
         with reporter.steps(trainer) as report:
             train_to_end(trainer, report)
-        reporter.say(f"judging on {len(trainer.valid_trials)} validation trials")
+        reporter.say(f"evaluating on {len(trainer.valid_trials)} validation trials")
         try:
             result = finish(trainer, plots)
         except KeyboardInterrupt:
             raise Interrupted(
-                "stopped while judging, the training is saved; continue with: "
+                "stopped while evaluating, the training is saved; continue with: "
                 f"{folder.resume_command}"
             ) from None
     return TrainingRun(folder.path, config, dataset, result)

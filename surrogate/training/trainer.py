@@ -33,8 +33,8 @@ from surrogate.training.windows import (
 
 __all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
 
-#: Share of an epoch's time that running the judged windows may take. With the scoring, which small
-#: networks feel, judging stays within 5 %.
+#: Share of an epoch's time for running the evaluation windows. With the scoring, which counts in
+#: small networks, an evaluation stays within 5 %.
 JUDGING_SHARE = 0.03
 
 
@@ -144,7 +144,7 @@ class Trainer:
         self.stack = RecurrentStack.from_spec(config.spec)
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
-        # What is judged and kept: the running average of the weights.
+        # The weights that are evaluated and kept: their running average.
         self.averaged = RecurrentStack.from_spec(config.spec).to(device)
         self.averaged.load_state_dict(self.stack.state_dict())
         self._average = self.averaged.state_dict()
@@ -164,7 +164,7 @@ class Trainer:
         self._sums = [0.0, 0.0]
 
     def _read_judged(self) -> tuple[Batch, int]:
-        """Windows that cover the validation trials, few and short enough to judge each epoch by.
+        """Windows that cover the validation trials, few and short enough to evaluate each epoch.
 
         Layers advance step by step, so the time of a pass depends on its length, not on the batch:
         the budget is a number of steps. A forward pass takes at most half of the time of a training
@@ -227,7 +227,7 @@ class Trainer:
         return (self.config.spec, self.device, self.config.data_digest, *sizes)
 
     def input_key(self, step: int) -> tuple[object, ...]:
-        """What decides the batch of ``step``: equal keys mean equal batches."""
+        """A key for the batch of ``step``: equal keys mean equal batches."""
         recipe = self.config.recipe
         drawn = (recipe.window_rule, recipe.window_ms, recipe.epochs * recipe.windows_per_epoch)
         varied = (recipe.event_drop, recipe.segment_jitter)
@@ -294,7 +294,7 @@ class Trainer:
 
     @property
     def epoch_ended(self) -> bool:
-        """Whether the last step was an epoch's last, and the epoch has not been judged."""
+        """Whether the last step was an epoch's last, and the epoch has not been evaluated."""
         ended = self.step // self.config.recipe.steps_per_epoch
         return self.failure is None and ended > len(self.history)
 
@@ -317,7 +317,7 @@ class Trainer:
             self._average[name].lerp_(value, 1 - decay)
 
     def end_epoch(self, logits: NDArray[np.float32], voltage: NDArray[np.float32]) -> None:
-        """Judge :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
+        """Score :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
         weights if they are the best so far."""
         recipe = self.config.recipe
         scores = epoch_scores(logits, voltage, self.judged, self.judged_burn_in_ms)

@@ -39,7 +39,7 @@ def test_train_gives_a_model_that_predicts_and_shows_nothing_unasked(
 def test_progress_is_shown_when_asked_or_handed_to_a_callable(toy_data, tmp_path, capfd) -> None:
     _train(toy_data, tmp_path / "shown", progress=True)
     shown = capfd.readouterr().err
-    for text in ("gru 6-2 on", "epoch   2/2", "judging on 2 validation trials"):
+    for text in ("gru 6-2 on", "epoch   2/2", "evaluating on 2 validation trials"):
         assert text in shown
     seen = []
     run = _train(toy_data, tmp_path / "told", progress=seen.append)
