@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["emit", "json_option", "json_text", "one_line", "parse_settings", "threads_option"]
+__all__ = [
+    "emit",
+    "json_option",
+    "json_text",
+    "one_line",
+    "parse_settings",
+    "say",
+    "threads_option",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -71,6 +79,11 @@ def one_line(message: str, most: int = 300) -> str:
     )
     half = (most - 3) // 2
     return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"
+
+
+def say(line: str) -> None:
+    """Print what happens on stderr, which leaves stdout to results."""
+    click.echo(line, err=True)
 
 
 def json_text(obj: Mapping[str, Any]) -> str:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from surrogate.grid import GridProgress
     from surrogate.grid.ledger import Ledger, Row
-    from surrogate.grid.scheduler import Engine
     from surrogate.grid.task import Outcome
 
 __all__ = [
-    "Progress",
+    "GridDisplay",
     "duration",
     "ledger_json",
     "ledger_text",
-    "plan_json",
     "plan_text",
     "summary",
 ]
@@ -29,59 +27,57 @@ __all__ = [
 _LINE_EVERY_S = 60.0
 
 
-class Progress:
+class GridDisplay:
     """Prints a line for each finished experiment, and how the grid stands.
 
-    On a terminal the latter is one line that is overwritten; elsewhere a line per minute.
+    On a terminal the latter is one line, written over; elsewhere one a minute.
     """
 
-    def __init__(self, ledger: Ledger, costs: Mapping[str, float], engine: Engine) -> None:
-        self._ledger, self._costs, self._engine = ledger, costs, engine
+    def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._next_line = 0.0
 
-    def __call__(self, outcome: Outcome | None) -> None:
-        if outcome is not None and outcome.status not in ("busy", "interrupted"):
-            self._say(self._ended(outcome))
-        if self._terminal:
-            click.echo(f"\r\033[K{self._standing()}", err=True, nl=False)
-        elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_EVERY_S
-            click.echo(self._standing(), err=True)
+    def __enter__(self) -> GridDisplay:
+        return self
 
-    def end(self) -> None:
-        """End the line that has been overwritten so far."""
+    def __exit__(self, *_: object) -> None:
         if self._terminal:
             click.echo(err=True)
 
-    def _say(self, text: str) -> None:
-        click.echo(f"\r\033[K{text}" if self._terminal else text, err=True)
+    def __call__(self, progress: GridProgress) -> None:
+        outcome = progress.outcome
+        if outcome is not None and outcome.status not in ("busy", "interrupted"):
+            text = _ended(progress.ledger, outcome)
+            click.echo(f"\r\033[K{text}" if self._terminal else text, err=True)
+        if self._terminal:
+            click.echo(f"\r\033[K{_standing(progress)}", err=True, nl=False)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_S
+            click.echo(_standing(progress), err=True)
 
-    def _ended(self, outcome: Outcome) -> str:
-        row = self._ledger.rows[outcome.hash]
-        text = f"{row.experiment.name}: {outcome.status}"
-        if row.roc_auc is not None:
-            text += f", ROC AUC {row.roc_auc:.4f}"
-        if row.finished is not None:
-            text += f", {duration(row.seconds)}"
-        return f"{text} ({outcome.message})" if outcome.message else text
 
-    def _standing(self) -> str:
-        from surrogate.grid.time_left import seconds_left
+def _ended(ledger: Ledger, outcome: Outcome) -> str:
+    row = ledger.rows[outcome.hash]
+    text = f"{row.experiment.name}: {outcome.status}"
+    if row.roc_auc is not None:
+        text += f", ROC AUC {row.roc_auc:.4f}"
+    if row.finished is not None:
+        text += f", {duration(row.seconds)}"
+    return f"{text} ({outcome.message})" if outcome.message else text
 
-        rows = list(self._ledger.rows.values())
-        left = seconds_left(rows, self._costs, self._engine.workers, self._engine.together)
-        return f"{counts_text(self._ledger)}, about {duration(left)} left"
+
+def _standing(progress: GridProgress) -> str:
+    return f"{counts_text(progress.ledger)}, about {duration(progress.seconds_left)} left"
 
 
 def counts_text(ledger: Ledger) -> str:
     """``"12 done, 2 running, 202 pending of 216"``."""
-    told = [
+    parts = [
         f"{count} {status}"
         for status, count in ledger.counts().items()
         if count or status == "done"
     ]
-    return f"{', '.join(told)} of {len(ledger.rows)}"
+    return f"{', '.join(parts)} of {len(ledger.rows)}"
 
 
 def duration(seconds: float) -> str:
@@ -101,15 +97,17 @@ def summary(ledger: Ledger) -> str:
     return "\n".join([*lines, f"next: surrogate grid report {ledger.folder.path}"])
 
 
-def ledger_json(ledger: Ledger, costs: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """The ledger for JSON; with ``costs`` also the time left."""
-    found: dict[str, Any] = {"grid": ledger.folder.path, "counts": ledger.counts()}
-    if costs is not None:
-        found["seconds_left"] = _left(ledger, costs)
-    return found | {"experiments": [row.to_dict() for row in ledger.rows.values()]}
+def ledger_json(ledger: Ledger, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The ledger for JSON, with ``more`` before its experiments."""
+    return {
+        "grid": ledger.folder.path,
+        "counts": ledger.counts(),
+        **(more or {}),
+        "experiments": [row.to_dict() for row in ledger.rows.values()],
+    }
 
 
-def ledger_text(ledger: Ledger, costs: Mapping[str, float]) -> str:
+def ledger_text(ledger: Ledger, seconds_left: float | None) -> str:
     """Configurations as rows, statuses as columns; below, what is running and what failed."""
     statuses = list(ledger.counts())
     rows = []
@@ -122,40 +120,8 @@ def ledger_text(ledger: Ledger, costs: Mapping[str, float]) -> str:
         lines.append(f"running on {row.host}: {row.experiment.name}, {row.progress:.0%}")
     for row in _of(ledger, "failed"):
         lines.append(f"failed {row.experiment.hash}: {row.experiment.name}: {row.error}")
-    left = _left(ledger, costs)
-    ending = "" if left is None else f", about {duration(left)} left"
+    ending = "" if seconds_left is None else f", about {duration(seconds_left)} left"
     return "\n".join([*lines, counts_text(ledger) + ending])
-
-
-def plan_json(
-    ledger: Ledger, costs: Mapping[str, float], jobs: int, together: int
-) -> dict[str, Any]:
-    """What `grid run --dry-run` prints."""
-    from surrogate.grid.cost import disk_bytes
-    from surrogate.grid.time_left import seconds_left
-
-    rows = list(ledger.rows.values())
-    experiments: list[dict[str, Any]] = [
-        {
-            "hash": row.experiment.hash,
-            **row.experiment.axes(),
-            "parameters": row.experiment.spec.parameter_count,
-            "status": row.status,
-            "estimated_seconds": round(costs[row.experiment.hash], 1),
-        }
-        for row in rows
-    ]
-    sizes = sorted((one["parameters"] for one in experiments), reverse=True)
-    running = sum(disk_bytes(size, finished=False) for size in sizes[: jobs * together])
-    return {
-        "grid": ledger.folder.path,
-        "counts": ledger.counts(),
-        "jobs": jobs,
-        "together": together,
-        "estimated_hours": round(seconds_left(rows, costs, jobs, together) / 3600, 5),
-        "disk_bytes": sum(disk_bytes(size, finished=True) for size in sizes) + running,
-        "experiments": experiments,
-    }
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -191,18 +157,6 @@ def plan_text(plan: Mapping[str, Any]) -> str:
             f"{plan['disk_bytes'] / 1e9:.1f} GB of disk",
         ]
     )
-
-
-def _left(ledger: Ledger, costs: Mapping[str, float]) -> float | None:
-    """Seconds until the processes that run now have finished; None without predicted costs."""
-    from surrogate.grid.time_left import seconds_left
-
-    rows = list(ledger.rows.values())
-    if any(row.experiment.hash not in costs for row in rows if row.finished is None):
-        return None
-    known = [row for row in rows if row.experiment.hash in costs]
-    at_work = Counter((row.host, row.process) for row in _of(ledger, "running"))
-    return seconds_left(known, costs, max(1, len(at_work)), max(at_work.values(), default=1))
 
 
 def _of(ledger: Ledger, status: str) -> list[Row]:

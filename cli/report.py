@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from surrogate.cli._common import emit, json_option, threads_option
-from surrogate.cli.grid import DEFAULT_FOLDER
+from surrogate.cli._common import emit, json_option, say, threads_option
+from surrogate.files import GRID_FOLDER
 
 __all__ = ["grid_report", "report"]
 
@@ -93,12 +93,12 @@ def report(
     from surrogate.report.model_report import write_model_report
 
     torch.set_num_threads(threads)
-    result = write_model_report(model, out, data, split, svg, _say)
+    result = write_model_report(model, out, data, split, svg, say)
     emit(as_json, result, _summary(result))
 
 
 @click.command("report", help=_GRID_HELP)
-@click.argument("folder", metavar="DIR", default=DEFAULT_FOLDER, type=FOLDER)
+@click.argument("folder", metavar="DIR", default=GRID_FOLDER, type=FOLDER)
 @click.option("--data", type=FILE, help="The grid's data set [default: where it was].")
 @_OUT
 @_SVG
@@ -117,14 +117,10 @@ def grid_report(
     from surrogate.report.grid_report import write_grid_report
 
     torch.set_num_threads(threads)
-    result = write_grid_report(folder, out, data, svg, _say)
+    result = write_grid_report(folder, out, data, svg, say)
     progress = result["progress"]
     counted = f"{progress['finished']} of {progress['total']} experiments\n"
     emit(as_json, result, counted + _summary(result))
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _summary(result: dict[str, Any]) -> str:

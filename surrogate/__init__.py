@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from surrogate.version import __version__
 
 if TYPE_CHECKING:
-    from surrogate import datasets
+    from surrogate import datasets, grid
     from surrogate.evaluation.evaluate import evaluate
     from surrogate.evaluation.result import Evaluation
     from surrogate.model.model_file import Model, load
@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "datasets",
     "evaluate",
+    "grid",
     "load",
     "resume",
     "train",
@@ -42,6 +43,7 @@ _HOMES = {
     "ArtificialUnits": "surrogate.brian_bridge",
     "SurrogateNeuron": "surrogate.brian_bridge",
     "datasets": "surrogate.datasets",
+    "grid": "surrogate.grid",
     "Evaluation": "surrogate.evaluation.result",
     "evaluate": "surrogate.evaluation.evaluate",
     "Model": "surrogate.model.model_file",
@@ -57,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'surrogate' has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name])
-    return module if name == "datasets" else getattr(module, name)
+    return module if name in ("datasets", "grid") else getattr(module, name)
 
 
 def __dir__() -> list[str]:

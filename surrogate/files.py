@@ -15,7 +15,17 @@ from typing import IO, Any
 
 from surrogate.errors import DataError
 
-__all__ = ["atomic_path", "atomic_write_text", "check_is_file", "explain_os_error", "lock_file"]
+__all__ = [
+    "GRID_FOLDER",
+    "atomic_path",
+    "atomic_write_text",
+    "check_is_file",
+    "explain_os_error",
+    "lock_file",
+]
+
+#: Where grids lie unless the user says otherwise. Here, because it is needed without torch.
+GRID_FOLDER = "runs/grid"
 
 
 @contextlib.contextmanager

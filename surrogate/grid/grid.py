@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from surrogate import machine
 from surrogate.datasets import Dataset
@@ -42,7 +42,7 @@ class Grid:
         """One configuration, for what all have in common: the data."""
         return self.configurations[0]
 
-    def open_data(self, path: str | Path | None = None) -> Dataset:
+    def open_data(self, path: str | os.PathLike[str] | None = None) -> Dataset:
         """The grid's data set; see :meth:`RunConfig.open_data`."""
         return self.common.open_data(path, "this grid")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import surrogate
 from helpers.grid import SMALL, experiment, small_grid, surrogate_command
 from surrogate import datasets
 from surrogate.errors import DataError, UsageError
@@ -226,3 +227,21 @@ def test_a_folder_without_a_grid_is_one_line(tmp_path: Path) -> None:
         result = surrogate_command("grid", command, tmp_path)
         assert result.exit_code == 2
         assert "holds no grid" in result.stderr
+
+
+def test_a_grid_is_planned_run_and_looked_at_from_python(toy_data, tmp_path) -> None:
+    changes = {"arch": "rnn", "learning_rate": 0.01}
+    job = surrogate.grid.plan(toy_data, out=tmp_path / "g", **{**SMALL, **changes})
+    workers = surrogate.grid.Workers(jobs=1)
+    (estimate,) = job.estimate(workers)["experiments"]
+    assert not (tmp_path / "g").exists()
+    seen = []
+    ledger = job.run(workers, seen.append)
+    assert ledger.counts()["done"] + ledger.counts()["unstable"] == 1
+    assert [one.outcome.hash for one in seen if one.outcome] == [estimate["hash"]]
+    assert seen[-1].seconds_left >= 0
+    assert surrogate.grid.status(tmp_path / "g").counts() == ledger.counts()
+    again = surrogate.grid.plan(out=tmp_path / "g")  # goes on with what lies there
+    assert again.grid == job.grid
+    with pytest.raises(UsageError, match="is no failed experiment"):
+        surrogate.grid.retry(tmp_path / "g", [estimate["hash"]])
