@@ -85,57 +85,88 @@ def run_grid(
     SurrogateError
         If the workers cannot do their work at all.
     """
-    # Experiments that run already are held by another process, such as another `grid run`.
-    elsewhere = {name for name in names if ledger.rows[name].status == "running"}
-    waiting, running = deque(name for name in names if name not in elsewhere), set[str]()
-    configuration = {name: ledger.rows[name].experiment.configuration for name in names}
-    tries: Counter[str] = Counter()
-    alone: set[str] = set()  # whose workers died: they are tried alone from now on
-    looked = time.monotonic()
-
-    def settle(outcome: Outcome) -> Outcome:
-        name = outcome.hash
-        running.discard(name)
-        ledger.refresh([name])
-        row = ledger.rows[name]
-        if outcome.status == "unwritable":
-            raise DataError(f"{outcome.message}; what is finished is kept, run the grid again")
-        if outcome.status == "busy":
-            elsewhere.add(name)
-        elif outcome.status == "died" and row.status in ("done", "unstable", "failed"):
-            outcome = Outcome(name, row.status, row.error)  # it had ended before its worker died
-        elif outcome.status in ("died", "interrupted"):
-            tries[name] += 1
-            if outcome.status == "died":
-                alone.add(name)
-            if tries[name] < MAX_DEATHS:
-                waiting.appendleft(name)
-            else:
-                error = f"{outcome.message or outcome.status}, {MAX_DEATHS} times"
-                ledger.folder.experiment(name).write_failure(error)
-                ledger.refresh([name])
-        return outcome
-
+    work = _Scheduler(names, ledger, engine)
     try:
-        while waiting or running or elsewhere:
+        while work.unfinished:
             if stop.is_set():
                 raise Interrupted("interrupted")
-            idle = engine.idle  # once a round: a worker may come or go meanwhile
-            while waiting and idle + engine.queue > 0:
-                pack = take_pack(waiting, configuration, max(1, idle), engine.together, alone)
-                engine.submit(pack)
-                running.update(pack)
-                idle -= 1
+            work.submit()
             for outcome in engine.wait(_POLL_S):
-                report(settle(outcome))
-            ledger.refresh(running)
-            if elsewhere and time.monotonic() - looked > _LOOK_S:
-                looked = time.monotonic()
-                ledger.refresh(elsewhere)
-                left = {name for name in elsewhere if ledger.rows[name].status == "pending"}
-                waiting.extend(left)
-                elsewhere = {name for name in elsewhere if ledger.rows[name].status == "running"}
+                report(work.settle(outcome))
+            ledger.refresh(work.running)
+            work.take_back()
             report(None)
     finally:
         engine.close()
-        ledger.refresh(running)
+        ledger.refresh(work.running)
+
+
+class _Scheduler:
+    """Which experiments wait, run here, or run elsewhere."""
+
+    def __init__(self, names: Sequence[str], ledger: Ledger, engine: Engine) -> None:
+        self.ledger, self.engine = ledger, engine
+        #: Held by other processes, such as another `grid run`.
+        self.elsewhere = {name for name in names if ledger.rows[name].status == "running"}
+        self.waiting = deque(name for name in names if name not in self.elsewhere)
+        self.running: set[str] = set()
+        #: Those whose workers died: they are tried alone from now on.
+        self.alone: set[str] = set()
+        self.tries: Counter[str] = Counter()
+        self.configuration = {name: ledger.rows[name].experiment.configuration for name in names}
+        self._looked = time.monotonic()
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.waiting or self.running or self.elsewhere)
+
+    def submit(self) -> None:
+        """Give the engine as many tasks as it takes."""
+        engine = self.engine
+        idle = engine.idle  # once a round: a worker may come or go meanwhile
+        while self.waiting and idle + engine.queue > 0:
+            pack = take_pack(
+                self.waiting, self.configuration, max(1, idle), engine.together, self.alone
+            )
+            engine.submit(pack)
+            self.running.update(pack)
+            idle -= 1
+
+    def settle(self, outcome: Outcome) -> Outcome:
+        """Note how an experiment's task ended; returns what is to be reported of it."""
+        name = outcome.hash
+        self.running.discard(name)
+        self.ledger.refresh([name])
+        row = self.ledger.rows[name]
+        if outcome.status == "unwritable":
+            raise DataError(f"{outcome.message}; what is finished is kept, run the grid again")
+        if outcome.status == "busy":
+            self.elsewhere.add(name)
+        elif outcome.status == "died" and row.status in ("done", "unstable", "failed"):
+            return Outcome(name, row.status, row.error)  # it had ended before its worker died
+        elif outcome.status in ("died", "interrupted"):
+            self._try_again(outcome)
+        return outcome
+
+    def _try_again(self, outcome: Outcome) -> None:
+        """Put the experiment first in line, or record its failure if it was tried often enough."""
+        name = outcome.hash
+        self.tries[name] += 1
+        if outcome.status == "died":
+            self.alone.add(name)
+        if self.tries[name] < MAX_DEATHS:
+            self.waiting.appendleft(name)
+            return
+        error = f"{outcome.message or outcome.status}, {MAX_DEATHS} times"
+        self.ledger.folder.experiment(name).write_failure(error)
+        self.ledger.refresh([name])
+
+    def take_back(self) -> None:
+        """Every few seconds, let those wait again that another process has given up."""
+        if not self.elsewhere or time.monotonic() - self._looked <= _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        rows = self.ledger.rows
+        self.ledger.refresh(self.elsewhere)
+        self.waiting.extend(name for name in self.elsewhere if rows[name].status == "pending")
+        self.elsewhere = {name for name in self.elsewhere if rows[name].status == "running"}
