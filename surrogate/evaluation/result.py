@@ -7,6 +7,7 @@ from typing import Any
 
 from surrogate.evaluation.protocols import Outputs
 from surrogate.evaluation.scores import score_rows
+from surrogate.kernels import join_sizes
 from surrogate.model.model_file import Model
 
 __all__ = ["Evaluation"]
@@ -38,7 +39,7 @@ class Evaluation(dict[str, Any]):
         return "\n\n".join(parts)
 
     def _subject(self) -> str:
-        card, sizes = self.model.card, "-".join(map(str, self.model.card.hidden_sizes))
+        card, sizes = self.model.card, join_sizes(self.model.card.hidden_sizes)
         size = self["model_file_bytes"]
         file = "" if size is None else f"model file {size:,} bytes, "
         dropped = f", {self['n_trials_dropped']} left out" if self["n_trials_dropped"] else ""

@@ -26,7 +26,7 @@ from surrogate.training.trainer import Trainer, TrainingProgress
 
 __all__ = ["TrainingRun", "open_trainer", "resume", "train"]
 
-Progress = bool | Callable[[TrainingProgress], None]
+ShowProgress = bool | Callable[[TrainingProgress], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def train(
     device: str | None = None,
     threads: int = 1,
     plots: bool = True,
-    progress: Progress = False,
+    progress: ShowProgress = False,
     **settings: Any,
 ) -> TrainingRun:
     """Train a surrogate and evaluate it on the validation trials.
@@ -172,7 +172,7 @@ def resume(
     device: str | None = None,
     threads: int = 1,
     plots: bool = True,
-    progress: Progress = False,
+    progress: ShowProgress = False,
 ) -> TrainingRun:
     """Continue the run in ``folder`` from its last checkpoint; a finished one is given back.
 
@@ -260,7 +260,7 @@ def _complete(
     return TrainingRun(folder.path, config, dataset, result)
 
 
-def _reporter(progress: Progress) -> Reporter:
+def _reporter(progress: ShowProgress) -> Reporter:
     if isinstance(progress, bool):
         return Console() if progress else Reporter()
     return Reporter(progress)
