@@ -26,6 +26,7 @@ from surrogate.errors import DataError
 from surrogate.files import atomic_write_text
 from surrogate.grid.experiment import Experiment
 from surrogate.kernels import PROVIDERS, default_provider
+from surrogate.stored import read_json
 from surrogate.training.finish import finish
 from surrogate.training.loop import train_to_end
 from surrogate.training.run import open_trainer
@@ -194,7 +195,7 @@ def _write(path: Path, known: Mapping[str, tuple[StepCost, float]]) -> None:
 def _read(path: Path) -> dict[str, tuple[StepCost, float]]:
     """Costs that were measured within a week, and when; damaged entries are left out."""
     try:
-        entries = json.loads(path.read_text("utf-8"))
+        entries = read_json(path)
     except (OSError, ValueError):
         return {}
     known = {}

@@ -18,6 +18,7 @@ from typing import Any
 from surrogate.errors import DataError, UsageError
 from surrogate.files import atomic_write_text, explain_os_error
 from surrogate.grid.grid import Grid
+from surrogate.stored import seal_json, unseal_json
 from surrogate.training.run_folder import RunFolder
 
 __all__ = ["ExperimentFolder", "GridFolder"]
@@ -51,7 +52,7 @@ class ExperimentFolder:
 
         The two checkpoints hold five copies of the weights each: most of a grid's disk space.
         """
-        atomic_write_text(self._done, json.dumps(record, indent=2) + "\n")
+        atomic_write_text(self._done, seal_json(record))
         self.clear_failure()
         self.drop_checkpoints()
 
@@ -60,7 +61,7 @@ class ExperimentFolder:
         attempts = (self.failure() or {}).get("attempts", 0) + 1
         record = {"error": error, "attempts": attempts, "time": time.time()}
         record |= {"traceback": traceback} if traceback else {}
-        atomic_write_text(self._failed, json.dumps(record, indent=2) + "\n")
+        atomic_write_text(self._failed, seal_json(record))
 
     def clear_failure(self) -> None:
         """Remove the record of the last failure, so that the experiment is tried again."""
@@ -110,7 +111,7 @@ class GridFolder:
             If it cannot be written to.
         """
         if not self.exists():
-            atomic_write_text(self._grid, grid.to_json())
+            atomic_write_text(self._grid, seal_json(grid.to_dict()))
             return
         wanted = [one.hash for one in grid.experiments()]
         if wanted != [one.hash for one in self.grid().experiments()]:
@@ -130,7 +131,7 @@ class GridFolder:
             If its file is damaged.
         """
         try:
-            return Grid.from_json(self._grid.read_text("utf-8"))
+            return Grid.from_dict(unseal_json(self._grid))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{self.path} holds no grid (no grid.json); give the folder of a `surrogate grid "
@@ -138,7 +139,7 @@ class GridFolder:
             ) from None
         except OSError as error:
             raise explain_os_error(error, self._grid) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{self._grid}: damaged ({error}); remove it and begin the grid again in this "
                 "folder: finished experiments are kept"
@@ -146,8 +147,7 @@ class GridFolder:
 
     def write_costs(self, costs: Mapping[str, float]) -> None:
         """Keep the predicted seconds of experiments, by hash, for ``grid status``."""
-        text = json.dumps(self.costs() | dict(costs), indent=1)
-        atomic_write_text(self.path / "costs.json", text + "\n")
+        atomic_write_text(self.path / "costs.json", seal_json(self.costs() | dict(costs)))
 
     def costs(self) -> dict[str, float]:
         """Predicted seconds of the experiments that were to be run, by hash."""
@@ -159,8 +159,8 @@ class GridFolder:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """The record in ``path``; None if it is damaged or there is none."""
     try:
-        record = json.loads(path.read_text("utf-8"))
+        return unseal_json(path)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from surrogate import machine
 from surrogate.datasets import Dataset
@@ -70,9 +71,9 @@ class Grid:
             found[experiment.hash] = experiment
         return list(found.values())
 
-    def to_json(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
         """As stored in ``grid.json``."""
-        content = {
+        return {
             "format": _FORMAT,
             "version": _VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,12 +81,10 @@ class Grid:
             "configurations": [one.to_dict() for one in self.configurations],
             "versions": machine.versions(),
         }
-        return json.dumps(content, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Grid:
-        """Read :meth:`to_json`'s text; ValueError, TypeError, KeyError… if it is damaged."""
-        values = json.loads(text)
+    def from_dict(cls, values: Mapping[str, Any]) -> Grid:
+        """From :meth:`to_dict`'s; ValueError, TypeError, KeyError… if it is damaged."""
         if values["format"] != _FORMAT or values["version"] != _VERSION:
             raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
         return cls(

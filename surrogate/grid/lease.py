@@ -20,6 +20,7 @@ from typing import Any
 
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text, explain_os_error, lock_file
+from surrogate.stored import read_json
 
 __all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease"]
 
@@ -131,10 +132,9 @@ def read_lease(folder: Path) -> dict[str, Any] | None:
 def _content(folder: Path) -> dict[str, Any]:
     """The content of ``lease.json``; empty if there is none or it is damaged."""
     try:
-        content = json.loads((folder / "lease.json").read_text("utf-8"))
+        return read_json(folder / "lease.json")
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _put(folder: Path, content: dict[str, Any]) -> None:

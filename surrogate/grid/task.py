@@ -227,7 +227,7 @@ def _begin(
             run = work.folder.run
             work.trainer = open_trainer(config, dataset, run, device)
             work.held.enter_context(run.lock())
-            work.message = _resume(work.trainer, work.folder)
+            work.message = work.trainer.resume()
             work.folder.note_start(work.trainer.step, work.message)
             lease.step, lease.steps = work.trainer.step, config.recipe.steps
             lease.seconds = work.trainer.seconds
@@ -262,15 +262,6 @@ def _judge(work: _Work, together: int) -> Outcome:
     record = _record(work.experiment, trainer, judged, judging, together)
     work.folder.write_done(record)
     return Outcome(work.name, record["status"], work.message)
-
-
-def _resume(trainer: Trainer, folder: ExperimentFolder) -> str | None:
-    """Continue from the last good checkpoint; from the start if none is readable."""
-    try:
-        return trainer.resume()
-    except DataError:
-        folder.drop_checkpoints()
-        return "no checkpoint could be read; starting again"
 
 
 def _record(

@@ -20,12 +20,12 @@ import torch
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
+from surrogate.stored import parse_json, seal, seal_json, unseal, unseal_json
 from surrogate.training.run_config import RunConfig
 
 __all__ = ["FolderInUse", "RunFolder"]
 
 _FORMAT, _VERSION = "surrogate-run", 2
-CHECKPOINT_VERSION = 1
 
 
 class FolderInUse(SurrogateError):
@@ -65,7 +65,7 @@ class RunFolder:
         """Start a new run here; DataError if the folder cannot be written to."""
         atomic_write_text(self.path / "recipe.toml", config.recipe.to_toml())
         content = {"format": _FORMAT, "version": _VERSION} | config.to_dict()
-        atomic_write_text(self._config, json.dumps(content, indent=2) + "\n")
+        atomic_write_text(self._config, seal_json(content))
 
     def config(self) -> RunConfig:
         """The configuration the run was started with.
@@ -78,7 +78,7 @@ class RunFolder:
             If its file is damaged.
         """
         try:
-            values = json.loads(self._config.read_text("utf-8"))
+            values = unseal_json(self._config)
             if (values.pop("format"), values.pop("version")) != (_FORMAT, _VERSION):
                 raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
             return RunConfig.from_dict(values)
@@ -89,26 +89,23 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise explain_os_error(error, self._config) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise DataError(f"{self._config}: damaged ({error}); start the run again") from error
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Keep ``state`` as the newest checkpoint, and the one before it in case it is damaged."""
         # Through memory: torch.save itself turns a full disk into a RuntimeError without a cause.
         buffer = io.BytesIO()
-        torch.save({"version": CHECKPOINT_VERSION} | state, buffer)
+        torch.save(state, buffer)
         with atomic_path(self._checkpoint) as aside:
-            aside.write_bytes(buffer.getvalue())
+            aside.write_bytes(seal(buffer.getvalue()))
             if self._checkpoint.exists():
                 os.replace(self._checkpoint, self._previous)
 
     def load_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The newest readable checkpoint, and a note if a damaged one had to be passed over.
+        """The newest checkpoint whose seal holds, and a note about those that are damaged.
 
-        Raises
-        ------
-        DataError
-            If checkpoints exist and none is readable.
+        Where none is left the run begins again, and the note says so.
         """
         for leftover in self.path.glob(".*.partial"):  # of a run that was killed while writing
             leftover.unlink()
@@ -117,21 +114,16 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                # weights_only: a checkpoint must not run code.
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if state["version"] != CHECKPOINT_VERSION:
-                    raise ValueError(f"checkpoint version {state['version']}")
-            except Exception as error:  # for damaged files torch.load raises many types of errors
-                damaged.append(f"{path} is damaged ({type(error).__name__})")
+                payload = io.BytesIO(unseal(path.read_bytes()))
+            except (OSError, ValueError) as error:
+                damaged.append(f"{path} is damaged ({error})")
+                # Removed, so that the next save does not replace the good one by it.
+                path.unlink()
                 continue
-            if not damaged:
-                return state, None
-            # Removed, so that the next save does not replace the good one by it.
-            self._checkpoint.unlink()
-            return state, f"{damaged[0]}; going on from {path.name}"
-        if damaged:
-            raise DataError(f"{'; '.join(damaged)}: start the run again in another folder")
-        return None, None
+            # weights_only: a checkpoint must not run code.
+            state = torch.load(payload, map_location="cpu", weights_only=True)
+            return state, f"{damaged[0]}; going on from {path.name}" if damaged else None
+        return None, f"{'; '.join(damaged)}; starting again" if damaged else None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -161,8 +153,8 @@ class RunFolder:
         if not (self.result.exists() and self.model.exists()):
             return None
         try:
-            return dict(json.loads(self.result.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            return unseal_json(self.result)
+        except (OSError, ValueError):
             return None  # a damaged result is written again from the checkpoint
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -174,7 +166,7 @@ class RunFolder:
             If the file is damaged or cannot be read.
         """
         try:
-            return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+            return [parse_json(line) for line in self.metrics.read_text("utf-8").splitlines()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -188,4 +180,4 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Mark the run as done."""
-        atomic_write_text(self.result, json.dumps(result, indent=2) + "\n")
+        atomic_write_text(self.result, seal_json(result))

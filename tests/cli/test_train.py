@@ -16,6 +16,7 @@ import pytest
 
 import surrogate
 from surrogate.cli.main import main
+from surrogate.stored import unseal_json
 
 SMALL = [
     *("--hidden", "6-2", "--threads", "1", "--set", "windows_per_epoch=8"),
@@ -55,7 +56,7 @@ def test_json_ends_with_run_folder_model_file_and_validation_metrics(trained) ->
     assert printed["epochs"] == 2
     assert 0 <= printed["validation"]["roc_auc"] <= 1
     assert printed["validation"]["n_trials"] == 2
-    assert printed == json.loads((folder / "result.json").read_text())
+    assert printed == unseal_json(folder / "result.json")
 
 
 def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
@@ -86,13 +87,13 @@ def test_resuming_a_finished_run_prints_its_result_and_leaves_its_model(trained)
     result = _run("train", "--resume", folder, "--json")
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout.splitlines()[-1])
-    assert printed == json.loads((folder / "result.json").read_text())
+    assert printed == unseal_json(folder / "result.json")
     assert (folder / "model.h5").read_bytes() == before
 
 
 def test_a_run_stopped_while_judging_is_finished_by_resuming(trained) -> None:
     _, folder = trained
-    before = json.loads((folder / "result.json").read_text())["validation"]
+    before = unseal_json(folder / "result.json")["validation"]
     for name in ("result.json", "model.h5"):
         (folder / name).unlink()
     result = _run("train", "--resume", folder, "--json", "--no-plots")

@@ -279,7 +279,8 @@ def test_a_corrupted_checkpoint_falls_back_and_says_so(damage, finished, toy_dat
         assert "checkpoint.pt is damaged" in outcome.message
         assert starts(place, name)[-1]["step"] == 4
     else:
-        assert outcome.message == "no checkpoint could be read; starting again"
+        assert outcome.message.count("is damaged") == 2
+        assert outcome.message.endswith("; starting again")
         assert starts(place, name)[-1]["step"] == 0
     assert starts(place, name)[-1]["note"] == outcome.message
     assert_same_result(place, finished[0], name)

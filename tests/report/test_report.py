@@ -24,6 +24,7 @@ from surrogate.report import drawings
 from surrogate.report.grid_report import write_grid_report
 from surrogate.report.model_report import write_model_report
 from surrogate.report.svg import Drawing
+from surrogate.stored import seal_json, unseal_json
 
 AXES = {
     "arch": ["rnn", "gru", "lstm"],
@@ -80,7 +81,7 @@ def quick(monkeypatch) -> None:
 
 def _records(grid: Path) -> dict[str, Any]:
     paths = sorted(grid.glob("experiments/*/done.json"))
-    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+    return {path.parent.name: unseal_json(path) for path in paths}
 
 
 def test_page_needs_nothing_from_elsewhere(page) -> None:
@@ -226,9 +227,9 @@ def test_a_model_that_is_gone_or_another_is_named(copied, report, quick) -> None
     first, second, _ = (model["hash"] for model in report["best_models"])
     homes = {name: copied / "experiments" / name for name in (first, second)}
     (homes[first] / "model.h5").unlink()
-    record = json.loads((homes[second] / "done.json").read_text())
+    record = unseal_json(homes[second] / "done.json")
     record["scores"]["valid"]["roc_auc"] -= 0.001
-    (homes[second] / "done.json").write_text(json.dumps(record))
+    (homes[second] / "done.json").write_text(seal_json(record))
     (homes[second] / "metrics.jsonl").unlink()
     result = write_grid_report(copied)
     assert len(result["best_models"]) == 2
@@ -242,9 +243,9 @@ def test_a_model_that_is_gone_or_another_is_named(copied, report, quick) -> None
 def test_data_that_moved_are_named_and_found_again(copied, toy_data, tmp_path, quick) -> None:
     moved = tmp_path / "moved <b>data.h5"
     shutil.copy(toy_data, moved)
-    description = json.loads((copied / "grid.json").read_text())
+    description = unseal_json(copied / "grid.json")
     description["configurations"][0]["data"] = str(tmp_path / "gone" / "data.h5")
-    (copied / "grid.json").write_text(json.dumps(description))
+    (copied / "grid.json").write_text(seal_json(description))
     result = write_grid_report(copied)
     assert result["data"] is None
     assert result["best_models"] == []
@@ -291,7 +292,7 @@ def test_a_score_that_does_not_exist_counts_as_not_reached(copied, quick) -> Non
     name, record = next(iter(_records(copied).items()))
     record |= {"status": "unstable", "unstable_reason": "loss not finite at step 1"}
     record["scores"]["valid"] = {}
-    (copied / "experiments" / name / "done.json").write_text(json.dumps(record))
+    (copied / "experiments" / name / "done.json").write_text(seal_json(record))
     result = write_grid_report(copied)
     assert result["runs"][-1]["hash"] == name
     assert sum(group["runs"] for group in result["shares"]["by_arch"]) == 6

@@ -122,8 +122,32 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(toy_data, tmp_pa
     assert _same_weights(resumed, whole)
     newest.write_bytes(b"")
     (folder / "checkpoint.previous.pt").write_bytes(b"junk")
-    with pytest.raises(DataError, match="start the run again"):
-        _trainer(toy_data, folder).resume()
+    again = _trainer(toy_data, folder)
+    note = again.resume()
+    assert note is not None
+    assert note.count("is damaged") == 2
+    assert note.endswith("; starting again")
+    assert again.step == 0
+    train_to_end(again)
+    assert _same_weights(again, whole)
+
+
+def test_one_bit_of_a_checkpoint_never_changes_a_resumed_run(toy_data, tmp_path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    whole = _train(toy_data, folder.path)
+    names = ("checkpoint.pt", "checkpoint.previous.pt")
+    good = {name: (folder.path / name).read_bytes() for name in names}
+    newest = good["checkpoint.pt"]
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(newest), 200):
+        damaged = bytearray(newest)
+        damaged[at] ^= 1 << rng.integers(8)
+        (folder.path / "checkpoint.pt").write_bytes(damaged)
+        (folder.path / "checkpoint.previous.pt").write_bytes(good["checkpoint.previous.pt"])
+        state, note = folder.load_checkpoint()
+        assert "checkpoint.pt is damaged (its seal is broken); going on from" in (note or "")
+        assert state is not None
+        assert state["step"] < whole.step
 
 
 def test_leftovers_of_a_killed_write_are_removed_on_resume(toy_data, tmp_path) -> None:

@@ -1,0 +1,96 @@
+"""Reading what was stored: JSON and TOML that may be damaged, and seals that show damage.
+
+A seal is the SHA-256 of all that it covers. It tells accidents; who wants to can make another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["parse_json", "parse_toml", "read_json", "seal", "seal_json", "unseal", "unseal_json"]
+
+_MOST_BYTES = 1 << 27
+_MAGIC = b"surrogate sealed 1\n"
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError where there is none, however it is damaged."""
+    return _parsed(json.loads, text)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; ValueError where there is none, however it is damaged."""
+    return _parsed(tomllib.loads, text)
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it holds no object, or is larger than any that this program writes.
+    """
+    with path.open("rb") as handle:
+        raw = handle.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
+    value = parse_json(raw.decode("utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def seal_json(content: Mapping[str, Any]) -> str:
+    """``content`` as the text of a JSON file, with a seal over it under the key ``seal``."""
+    return json.dumps({**content, "seal": _digest_of(content)}, indent=2) + "\n"
+
+
+def unseal_json(path: Path) -> dict[str, Any]:
+    """The content that :func:`seal_json` wrote to ``path``.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not what was written.
+    """
+    content = read_json(path)
+    if content.pop("seal", None) != _digest_of(content):
+        raise ValueError("its seal is broken")
+    return content
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    # Through JSON once: what is read has lists for tuples and strings for keys.
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def seal(payload: bytes) -> bytes:
+    """``payload`` behind a seal over it."""
+    return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def unseal(data: bytes) -> bytes:
+    """The payload that :func:`seal` got; ValueError if ``data`` is not what it gave."""
+    start = len(_MAGIC) + 32
+    payload = data[start:]
+    if data[:start] != _MAGIC + hashlib.sha256(payload).digest():
+        raise ValueError("its seal is broken")
+    return payload
