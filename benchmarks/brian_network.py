@@ -27,14 +27,18 @@ import numpy as np
 import torch
 
 from surrogate import machine
+from surrogate.channels import Channels
 from surrogate.files import atomic_write_text
-from surrogate.model.model_file import Model, ModelCard
+from surrogate.kernels.architectures import L5PC_INPUTS
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model
+from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
     from brian2 import Network
 
-CHANNELS, RATE_HZ, CHUNK_MS = 1278, 14 / 1278 * 1e3, 50
+CHANNELS, RATE_HZ, CHUNK_MS = L5PC_INPUTS, 14 / L5PC_INPUTS * 1e3, 50
 PARITY_BOUND = 1e-3  # mV
 
 
@@ -122,7 +126,7 @@ def plain_group(neurons: int, model: Model) -> tuple[Any, ...]:
         "v : volt\nlogit : 1\nfresh : boolean",
         threshold="fresh and logit >= level",
         reset="",
-        refractory=rule.refractory_ms * ms,
+        refractory=rule.refractory_bins * model.card.dt_ms * ms,
         namespace={"level": rule.logit},
     )
     inputs = NeuronGroup(neurons * CHANNELS, "x : 1")
@@ -157,16 +161,12 @@ def example_model() -> Model:
 
     torch.manual_seed(0)
     stack = RecurrentStack("rnn", (32, 16, 2), CHANNELS, voltage_scale=10, voltage_offset=-67.7)
-    card = ModelCard.for_spec(stack.spec, resting_voltage_mv=-76.0)
+    card = ModelCard(stack.spec, Channels.of(input=CHANNELS), 1.0, resting_voltage_mv=-76.0)
     model = Model(stack, card)
-    states = warm_state(model, 400, 30 * ms, excitatory=RATE_HZ * Hz, inhibitory=RATE_HZ * Hz)
+    states = warm_state(model, 400, 30 * ms, rates={"input": RATE_HZ * Hz})
     logits = states[:, stack.spec.state_slices[-1]["h"]][:, 0]
-    card.spike_rule = {
-        "kind": "level",
-        "logit": float(np.quantile(logits, 0.99)),
-        "refractory_ms": 2,
-        "chosen_by": "a hundredth of the bins",
-    }
+    level = float(np.quantile(logits, 0.99))
+    card.spike_rule = SpikeRule("level", level, 2, "a hundredth of the bins")
     return model
 
 

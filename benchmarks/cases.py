@@ -7,6 +7,7 @@ import torch
 from surrogate.benchmarks.problems import Case
 from surrogate.errors import UsageError
 from surrogate.kernels import StackSpec, architecture, parse_sizes
+from surrogate.kernels.architectures import L5PC_INPUTS
 
 __all__ = ["goal", "goal_cases", "select_cases"]
 
@@ -102,9 +103,9 @@ def _chosen_specs(arch: str | None, hidden: str | None) -> list[StackSpec]:
         return [_spec("lstm 256-64-2"), _spec("rnn 32-16-2")]
     arch = arch or "lstm"
     sizes = architecture(arch).hidden_sizes if hidden is None else parse_sizes(hidden)
-    return [StackSpec(arch, sizes)]
+    return [StackSpec(arch, sizes, L5PC_INPUTS)]
 
 
 def _spec(config: str) -> StackSpec:
     arch, _, sizes = config.partition(" ")
-    return StackSpec(arch, parse_sizes(sizes))
+    return StackSpec(arch, parse_sizes(sizes), L5PC_INPUTS)

@@ -10,6 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from surrogate.benchmarks.contenders import Contender
 from surrogate.benchmarks.problems import Case
 from surrogate.kernels import StackSpec, join_sizes
+from surrogate.kernels.architectures import L5PC_INPUTS
 
 
 @pytest.mark.parametrize("neurons", [1, 1000])
@@ -30,7 +31,7 @@ def test_step(
     sizes: tuple[int, ...],
     neurons: int,
 ) -> None:
-    case = Case(StackSpec(arch, sizes), "step", neurons)
+    case = Case(StackSpec(arch, sizes, L5PC_INPUTS), "step", neurons)
     contender = checked(case)
     benchmark.extra_info.update(provider=contender.variant, calls_per_round=case.calls)
     benchmark(contender.run)

@@ -10,6 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from surrogate.benchmarks.contenders import Contender
 from surrogate.benchmarks.problems import Case
 from surrogate.kernels import StackSpec, join_sizes
+from surrogate.kernels.architectures import L5PC_INPUTS
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,6 @@ def test_training_step(
     arch: str,
     sizes: tuple[int, ...],
 ) -> None:
-    contender = checked(Case(StackSpec(arch, sizes), "train", 32, 1000))
+    contender = checked(Case(StackSpec(arch, sizes, L5PC_INPUTS), "train", 32, 1000))
     benchmark.extra_info.update(provider=contender.variant)
     benchmark.pedantic(contender.run, rounds=5, warmup_rounds=1)

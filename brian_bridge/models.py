@@ -13,7 +13,8 @@ from torch import Tensor
 
 from surrogate.brian_bridge.thresholds import Level, Threshold
 from surrogate.errors import UsageError
-from surrogate.model.model_file import Model, ModelCard, load
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model, load
 
 __all__ = ["ModelSource", "Population"]
 
@@ -50,7 +51,7 @@ class Population:
         self.card: ModelCard = self.models[0].card
         self.spec = self.card.spec
         for index, model in enumerate(self.models):
-            for name in ("spec", "dt_ms", "n_excitatory"):
+            for name in ("spec", "dt_ms", "channels"):
                 own, first = getattr(model.card, name), getattr(self.card, name)
                 if own != first:
                     raise UsageError(
@@ -96,7 +97,7 @@ class Population:
 
     def refractory_ms(self) -> float:
         """The refractory period of the cards, in ms."""
-        periods = np.unique(self._of_each_rule("refractory_ms"))
+        periods = np.unique(self._of_each_rule("refractory_bins")) * self.card.dt_ms
         if len(periods) > 1:
             raise UsageError(
                 f"the models' refractory periods differ ({', '.join(map(str, periods))} ms): "
@@ -107,7 +108,7 @@ class Population:
     def resting_voltage_mv(self) -> NDArray[np.float64] | float:
         """Voltage before the first step, mV: where the training trials began."""
         values = [
-            self.card.voltage_offset
+            self.spec.voltage_offset
             if model.card.resting_voltage_mv is None
             else model.card.resting_voltage_mv
             for model in self.models

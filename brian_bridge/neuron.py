@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from surrogate.brian_bridge.rates import input_rates, range_warnings
 from surrogate.brian_bridge.standalone import StandaloneStep
 from surrogate.brian_bridge.step import RuntimeStep
 from surrogate.brian_bridge.thresholds import Expression, Level, Stochastic, Threshold
+from surrogate.channels import Channels
 from surrogate.errors import UsageError
 from surrogate.kernels.stepper import Stepper
 
@@ -32,13 +33,13 @@ _OUTPUT = "it is what the model computed, and nothing acts back on it; drive the
 class _HasChannels:
     """Input channels, of a group of surrogates or of a subgroup."""
 
-    #: Channels of each neuron, and how many of them are excitatory.
-    _channels: tuple[int, int]
+    #: Input channels of each neuron.
+    channels: Channels
     #: Neurons, as Brian2's groups keep it.
     _N: int
 
     def channel(
-        self, neuron: ArrayLike, segment: ArrayLike, kind: str = "exc"
+        self, neuron: ArrayLike, number: ArrayLike, group: str | None = None
     ) -> NDArray[np.int64]:
         """Index of a synapse in ``inputs``, for ``Synapses.connect(j=...)``.
 
@@ -46,10 +47,12 @@ class _HasChannels:
         ----------
         neuron : int or array of int
             In this group.
-        segment : int or array of int
-            Dendritic segment, in the order of the model card's ``segments``; each has one
-            excitatory and one inhibitory synapse. Broadcast against ``neuron``.
-        kind : "exc" | "inh"
+        number : int or array of int
+            Of the channel within its group. Of an L5PC model that is the dendritic segment, in the
+            order of the model card's ``segments``. Broadcast against ``neuron``.
+        group : str, optional
+            A channel group of the model card, such as "excitatory"; without it ``number`` counts
+            through all channels.
 
         Returns
         -------
@@ -59,22 +62,19 @@ class _HasChannels:
         Raises
         ------
         UsageError
-            If a neuron, segment or kind does not exist.
+            If a neuron, channel or group does not exist.
         """
-        inputs, excitatory = self._channels
-        offsets = {"exc": (0, excitatory), "inh": (excitatory, inputs - excitatory)}
-        if kind not in offsets:
-            raise UsageError(f"unknown kind of synapse {kind!r}: expected 'exc' or 'inh'")
-        start, segments = offsets[kind]
+        size = self.channels.size
+        of = slice(0, size) if group is None else self.channels.slice_of(group)
         neuron = _indices(neuron, self._N, "neuron")
-        segment = _indices(segment, segments, f"{kind} segment")
-        return neuron * inputs + start + segment
+        number = _indices(number, of.stop - of.start, f"{group} channel" if group else "channel")
+        return neuron * size + of.start + number
 
 
 class SurrogateNeuron(_HasChannels, BinnedGroup):
     """N neurons whose model is a trained recurrent network.
 
-    The network takes the spikes that arrived in a bin of 1 ms, one or none per channel, and gives
+    The network takes the spikes that arrived in a bin, one or none per channel, and gives
     the probability of a spike and the soma voltage in that bin:
 
     .. math:: (z_k, u_k), s_k = f(x_k, s_{k-1}), \\quad p = \\sigma(z_k), \\quad
@@ -82,8 +82,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     Spikes arrive through ordinary :class:`~brian2.synapses.synapses.Synapses` onto ``inputs``,
     with ``on_pre="x_post += 1"``, and leave like those of any other group. Bin k holds what arrives
-    at k ms <= t < (k + 1) ms. The model steps at (k + 1) ms, before anything else happens at that
-    time, and its spikes have that time. See docs/brian2.md.
+    at k dt <= t < (k + 1) dt, dt being the bin length of the card. The model steps at (k + 1) dt,
+    before anything else happens at that time, and its spikes have that time. See docs/brian2.md.
 
     Parameters
     ----------
@@ -112,6 +112,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     Attributes
     ----------
+    channels : Channels
+        Groups of a neuron's input channels, from the model card.
     inputs : NeuronGroup
         The input channels of all neurons, N x input size elements; that of a neuron's channel c is
         ``neuron * input_size + c``. Its integer ``x`` counts the spikes of the current bin.
@@ -166,8 +168,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         self.device = device
         if refractory is None:
             refractory = self.population.refractory_ms() * ms
-        card, input_size = self.population.card, self.population.spec.input_size
-        self._channels = input_size, card.n_excitatory
+        card = self.population.card
+        self.channels = card.channels
         self._warned_of: set[str] = set()
         #: Names of the logits of the bins before, newest first.
         self.history = [f"_logit_{age}" for age in range(1, self.threshold.history + 1)]
@@ -184,7 +186,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         )
         self._add_variables(np.dtype(precision))
         step = RuntimeStep if isinstance(self._device, RuntimeDevice) else StandaloneStep
-        self._contain_inputs(N * input_size, "x : integer", {"x": step.count_dtype})
+        self._contain_inputs(N * card.channels.size, "x : integer", {"x": step.count_dtype})
         if device != "cpu" and step is StandaloneStep:
             raise UsageError(f"device={device!r} is not available in C++ standalone: leave it out")
         self._contain_step(step, card.dt_ms * ms)
@@ -203,8 +205,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
             self.variables["_level"].set_value(self.population.levels(self.threshold))
         if isinstance(self.threshold, Stochastic):
             add("_uniform", size=self._N, dtype=np.float64)
-        # Excitatory, inhibitory, and the steps in which they were counted.
-        add("_arrivals", size=3, dtype=np.int64)
+        # Of each channel group, and the steps in which they were counted.
+        add("_arrivals", size=len(self.channels.groups) + 1, dtype=np.int64)
         self.variables["v"].set_value(self.population.resting_voltage_mv() * 1e-3)
         for name in self.read_only:
             self.variables[name].read_only = True
@@ -253,8 +255,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     @property
     def input_rates(self) -> dict[str, Quantity]:
-        """Mean input rate per excitatory and inhibitory synapse so far, counted on one neuron in
-        each bin, in turn."""
+        """Mean input rate per synapse of each channel group so far, counted on one neuron in each
+        bin, in turn."""
         counted = self.variables["_arrivals"].get_value()
         return {
             kind: rate * Hz for kind, rate in input_rates(self.population.card, counted).items()
@@ -278,8 +280,8 @@ class SurrogateSubgroup(_HasChannels, Subgroup):
     def __init__(
         self, source: SurrogateNeuron, start: int, stop: int, name: str | None = None
     ) -> None:
-        self._channels = source._channels
-        size = self._channels[0]
+        self.channels = source.channels
+        size = self.channels.size
         self._inputs = source.inputs[start * size : stop * size]
         super().__init__(source, start, stop, name)
 
@@ -298,8 +300,7 @@ def warm_state(
     neurons: int,
     duration: Quantity = 500 * ms,
     *,
-    excitatory: Quantity | None = None,
-    inhibitory: Quantity | None = None,
+    rates: Mapping[str, Quantity] | None = None,
     seed: int = 0,
 ) -> NDArray[np.float32]:
     """Hidden states of neurons that have been driven by random input for a while.
@@ -314,8 +315,9 @@ def warm_state(
         Number of states N.
     duration : Quantity
         For how long each was driven.
-    excitatory, inhibitory : Quantity, optional
-        Poisson rate of each synapse; by default the middle of the card's training range.
+    rates : mapping of str to Quantity, optional
+        Poisson rate of each synapse by channel group, such as ``{"excitatory": 2*Hz}``; where none
+        is given, the middle of the card's training range.
     seed : int
 
     Returns
@@ -326,26 +328,25 @@ def warm_state(
     Raises
     ------
     UsageError
-        If a rate is neither given nor in the card.
+        If a rate is neither given nor in the card, or there is no such group.
     """
     population = Population(model, neurons)
     card = population.card
-    probability = np.empty(card.input_size)
-    sides = {
-        "excitatory": (excitatory, slice(None, card.n_excitatory)),
-        "inhibitory": (inhibitory, slice(card.n_excitatory, None)),
-    }
-    for kind, (rate, channels) in sides.items():
-        if rate is None:
-            if kind not in card.input_rate_hz:
-                raise UsageError(f"the model card has no {kind} rate: give {kind}=, such as 2*Hz")
-            rate = np.mean(card.input_rate_hz[kind]) * Hz
-        probability[channels] = 1 - np.exp(-float(rate) * card.dt_ms * 1e-3)
+    known = {group: np.mean(range_hz) * Hz for group, range_hz in card.input_rate_hz.items()}
+    known |= rates or {}
+    for group in card.channels.names:
+        if group not in known:
+            raise UsageError(
+                f"the model card has no rate of {group!r}: give it, such as "
+                f"rates={{{group!r}: 2*Hz}}"
+            )
+    rate = card.channels.per_channel({group: float(hz) for group, hz in known.items()})
+    probability = 1 - np.exp(-rate * card.dt_ms * 1e-3)
     stepper = Stepper(population.spec, population.weights(), neurons)
     rng = np.random.default_rng(seed)
     lost = np.zeros(neurons, np.int64)
     for _ in range(round(duration / ms / card.dt_ms)):
-        counts = rng.random((neurons, card.input_size)) < probability
+        counts = rng.random((neurons, card.channels.size)) < probability
         stepper.step_counts(counts.astype(np.int32), lost)
     return stepper.state
 

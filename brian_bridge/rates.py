@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.model.model_file import ModelCard
+from surrogate.model.card import ModelCard
 
-__all__ = ["KINDS", "MIN_BINS", "input_rates", "range_warnings"]
+__all__ = ["MIN_BINS", "input_rates", "range_warnings"]
 
-KINDS = ("excitatory", "inhibitory")
 #: With fewer bins than this a rate is not reported.
 MIN_BINS = 100
 
@@ -22,31 +21,30 @@ def input_rates(card: ModelCard, arrivals: NDArray[np.int64]) -> dict[str, float
     Parameters
     ----------
     card : ModelCard
-    arrivals : array [3]
-        Excitatory and inhibitory arrivals, and the number of bins of one neuron they fell into.
+    arrivals : array [groups + 1]
+        Arrivals on each group of channels, and the number of bins of one neuron they fell into.
 
     Returns
     -------
     dict of str to float
-        ``excitatory`` and ``inhibitory``; NaN before any bin, or without such synapses.
+        By channel group; NaN before any bin.
     """
-    synapses = (card.n_excitatory, card.input_size - card.n_excitatory)
-    seconds = arrivals[2] * card.dt_ms * 1e-3
+    seconds = arrivals[-1] * card.dt_ms * 1e-3
     return {
-        kind: float(count) / (seconds * size) if seconds * size else float("nan")
-        for kind, count, size in zip(KINDS, arrivals, synapses, strict=False)
+        group.name: float(count) / (seconds * group.size) if seconds else float("nan")
+        for group, count in zip(card.channels.groups, arrivals[:-1], strict=True)
     }
 
 
 def range_warnings(card: ModelCard, arrivals: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
-    """For each kind of synapse whose rate is outside the card's range: the kind and a warning."""
-    if arrivals[2] < MIN_BINS:
+    """For each channel group whose rate is outside the card's range: its name and a warning."""
+    if arrivals[-1] < MIN_BINS:
         return
-    for kind, rate in input_rates(card, arrivals).items():
-        low, high = card.input_rate_hz.get(kind, (0.0, np.inf))
+    for group, rate in input_rates(card, arrivals).items():
+        low, high = card.input_rate_hz.get(group, (0.0, np.inf))
         if not low <= rate <= high and not np.isnan(rate):
             yield (
-                kind,
-                f"{kind} synapses received {rate:.3g} Hz on average, the model was trained on "
+                group,
+                f"{group} synapses received {rate:.3g} Hz on average, the model was trained on "
                 f"{low:.3g} to {high:.3g} Hz: what it computes there is untested",
             )

@@ -60,12 +60,13 @@ class Population {
 };
 
 // Counts the arrivals at one neuron, another at each step.
-inline void sample_arrivals(const int16_t *counts, int neurons, int input_size, int excitatory,
+inline void sample_arrivals(const int16_t *counts, int neurons, int groups, const int *bounds,
                             int64_t timestep, int64_t *arrivals) {
-  const int16_t *row = counts + (timestep % neurons) * input_size;
-  for (int channel = 0; channel < input_size; ++channel)
-    arrivals[channel < excitatory ? 0 : 1] += row[channel];
-  ++arrivals[2];
+  const int16_t *row = counts + (timestep % neurons) * bounds[groups];
+  for (int group = 0; group < groups; ++group)
+    for (int channel = bounds[group]; channel < bounds[group + 1]; ++channel)
+      arrivals[group] += row[channel];
+  ++arrivals[groups];
 }
 
 // Outputs [neurons][2] to logit, spike probability and voltage in V; scale and offset are in mV.

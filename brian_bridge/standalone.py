@@ -13,7 +13,7 @@ from brian2.codegen.generators.cpp_generator import c_data_type
 from brian2.core.variables import Variable, Variables
 from brian2.groups.group import CodeRunner
 
-from surrogate.brian_bridge.rates import KINDS, MIN_BINS
+from surrogate.brian_bridge.rates import MIN_BINS
 from surrogate.brian_bridge.stepped import SteppedGroup
 from surrogate.brian_bridge.thresholds import Stochastic
 from surrogate.errors import UsageError
@@ -27,12 +27,13 @@ _CODE = Template("""
 static double $function(const double t, const double stepped_at)
 {
     static const int hidden_sizes[] = {$hidden_sizes};
+    static const int bounds[] = {$bounds};
     static const surrogate::Population<$real> &population =
         surrogate::Population<$real>::of(_namespace$weights, $cell, $linear_head, $input_size,
                                          $layers, hidden_sizes, $models);
     const int64_t timestep = $timestep[0];
     if (timestep < $first_step[0]) return stepped_at;
-    surrogate::sample_arrivals($counts, $neurons, $input_size, $excitatory, timestep, $arrivals);
+    surrogate::sample_arrivals($counts, $neurons, $groups, bounds, timestep, $arrivals);
     population.step($neurons, $counts, $state, $outputs, $lost);
     $shifts
     surrogate::read_out($neurons, $outputs, $scale, $offset, $logit, $p, $v);
@@ -43,10 +44,10 @@ static double $function(const double t, const double stepped_at)
 
 # For the end of main(), where the arrays still exist.
 _RATE_CHECK = Template("""
-if ($arrivals[2] >= $min_bins) {
-    const double rate = $arrivals[$index] / ($arrivals[2] * $dt_ms * 1e-3 * $synapses);
+if ($arrivals[$groups] >= $min_bins) {
+    const double rate = $arrivals[$index] / ($arrivals[$groups] * $dt_ms * 1e-3 * $synapses);
     if (rate < $low || rate > $high)
-        std::cerr << "Warning: '$name': $kind synapses received " << rate
+        std::cerr << "Warning: '$name': $group synapses received " << rate
                   << " Hz on average, the model was trained on $low to $high Hz: "
                   << "what it computes there is untested" << std::endl;
 }
@@ -118,15 +119,16 @@ def _array(variable: Variable) -> str:
 
 def _rate_checks(neuron: SteppedGroup) -> Iterator[str]:
     card = neuron.population.card
-    synapses = (card.n_excitatory, card.input_size - card.n_excitatory)
-    for index, (kind, size) in enumerate(zip(KINDS, synapses, strict=True)):
-        if kind in card.input_rate_hz and size:
-            low, high = card.input_rate_hz[kind]
+    groups = card.channels.groups
+    for index, group in enumerate(groups):
+        if group.name in card.input_rate_hz:
+            low, high = card.input_rate_hz[group.name]
             yield _RATE_CHECK.substitute(
                 name=neuron.name,
-                kind=kind,
+                group=group.name,
                 index=index,
-                synapses=size,
+                groups=len(groups),
+                synapses=group.size,
                 arrivals=_array(neuron.variables["_arrivals"]),
                 min_bins=MIN_BINS,
                 dt_ms=card.dt_ms,
@@ -155,7 +157,8 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         "cell": spec.architecture.cpp_code,
         "linear_head": str(spec.head == "linear").lower(),
         "input_size": spec.input_size,
-        "excitatory": card.n_excitatory,
+        "bounds": ", ".join(map(str, card.channels.bounds)),
+        "groups": len(card.channels.groups),
         "models": len(population.models),
         "neurons": len(neuron),
         "scale": repr(float(spec.voltage_scale)),

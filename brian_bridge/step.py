@@ -48,7 +48,7 @@ class RuntimeStep(NetworkOperation):
             self._stepper = GpuStepper(*model, state=state, outputs=outputs, device=neuron.device)
         self._counts = neuron.inputs.variables["x"].get_value().reshape(size, -1)
         self._own, self._spec = own, population.spec
-        self._excitatory = population.card.n_excitatory
+        self._first_channels = population.card.channels.bounds[:-1]
         self._seed = getattr(neuron.threshold, "seed", 0)
         # Oldest last: each gets the value of the one before it.
         self._logits = [own[name] for name in ("_logit", *neuron.history)]
@@ -79,10 +79,9 @@ class RuntimeStep(NetworkOperation):
     def _sample_arrivals(self, timestep: int) -> None:
         """Count the arrivals at one neuron, another at each step: counting all takes too long."""
         row = self._counts[timestep % len(self._counts)]
-        arrivals, excitatory = self._own["_arrivals"], self._excitatory
-        arrivals[0] += np.add.reduce(row[:excitatory])
-        arrivals[1] += np.add.reduce(row[excitatory:])
-        arrivals[2] += 1
+        arrivals = self._own["_arrivals"]
+        arrivals[:-1] += np.add.reduceat(row, self._first_channels)
+        arrivals[-1] += 1
 
     def pull(self) -> None:
         """Copy the hidden state into Brian2's arrays if it is kept elsewhere."""

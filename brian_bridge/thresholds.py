@@ -66,7 +66,7 @@ class RisingEdge(Level):
 class LocalPeak(Level):
     """A spike where the logit has a local maximum that reaches the level.
 
-    A maximum is known only one bin later, so the spike is 1 ms later than with the other rules.
+    A maximum is known only one bin later, so the spike is a bin later than with the other rules.
     """
 
     history: ClassVar[int] = 2

@@ -40,11 +40,11 @@ interneurons.v = -65 * mV
 interneurons.current = rng.uniform(13, 17, 20) * mV
 
 card = pyramidal.population.card
-rate = np.full(card.input_size, np.mean(card.input_rate_hz["inhibitory"]))
-rate[: card.n_excitatory] = np.mean(card.input_rate_hz["excitatory"])
-background = PoissonGroup(card.input_size, rates=rate * Hz, dt=1 * ms)
+seen_hz = card.input_rate_hz  # lowest and highest mean rate in training
+rate = card.channels.per_channel({group: np.mean(seen_hz[group]) for group in seen_hz})
+background = PoissonGroup(len(rate), rates=rate * Hz, dt=1 * ms)
 drive = Synapses(background, pyramidal.inputs, on_pre="x_post += 1")
-drive.connect(i=np.tile(np.arange(card.input_size), 20), j=np.arange(20 * card.input_size))
+drive.connect(i=np.tile(np.arange(len(rate)), 20), j=np.arange(20 * len(rate)))
 
 excite = Synapses(pyramidal, interneurons, on_pre="v_post += 2*mV", delay=0.8 * ms)
 excite.connect(p=0.5)
@@ -55,7 +55,7 @@ source = np.repeat(np.arange(20), 20 * 3)
 target = np.tile(np.repeat(np.arange(20), 3), 20)
 segment = rng.choice(near, len(source))
 inhibit = Synapses(interneurons, pyramidal.inputs, on_pre="x_post += 1", delay=1.2 * ms)
-inhibit.connect(i=source, j=pyramidal.channel(target, segment, kind="inh"))
+inhibit.connect(i=source, j=pyramidal.channel(target, segment, "inhibitory"))
 
 pyramidal_spikes, interneuron_spikes = SpikeMonitor(pyramidal), SpikeMonitor(interneurons)
 run(500 * ms, report="text")

@@ -47,10 +47,9 @@ rng = np.random.default_rng(3)
 cells = SurrogateNeuron(
     10, model_path(), threshold=Stochastic(seed=3), refractory=2 * ms, name="surrogates"
 )
-card = cells.population.card
-channels = card.input_size
-rate = np.full(channels, np.mean(card.input_rate_hz["inhibitory"]))
-rate[: card.n_excitatory] = np.mean(card.input_rate_hz["excitatory"])
+seen_hz = cells.population.card.input_rate_hz  # lowest and highest mean rate in training
+rate = cells.channels.per_channel({group: np.mean(seen_hz[group]) for group in seen_hz})
+channels = cells.channels.size
 background = PoissonGroup(channels, rates=rate * Hz, dt=1 * ms)
 drive = Synapses(background, cells.inputs, on_pre="x_post += 1")
 drive.connect(i=np.tile(np.arange(channels), 10), j=np.arange(10 * channels))
@@ -98,8 +97,8 @@ for source in (lif, hh):
     synapses = Synapses(source, cells.inputs, on_pre="x_post += 1", delay=1.3 * ms)
     number = np.repeat(np.arange(len(source)), 20)
     target = rng.integers(0, len(cells), len(number))
-    segment = rng.integers(0, card.n_excitatory, len(number))
-    synapses.connect(i=number, j=cells.channel(target, segment, kind="inh"))
+    segment = rng.integers(0, 639, len(number))
+    synapses.connect(i=number, j=cells.channel(target, segment, "inhibitory"))
     inhibit[source.name] = synapses
 
 members = [cells, background, drive, lif, hh, excite, *inhibit.values()]
@@ -131,7 +130,9 @@ if not standalone:
         members.append(heard)
     # Their spikes excite a segment of every surrogate.
     answer = Synapses(units, cells.inputs, on_pre="x_post += 1", delay=2 * ms)
-    answer.connect(i=np.repeat(np.arange(3), 10), j=cells.channel(np.tile(np.arange(10), 3), 7))
+    answer.connect(
+        i=np.repeat(np.arange(3), 10), j=cells.channel(np.tile(np.arange(10), 3), 7, "excitatory")
+    )
     members += [units, answer]
     monitored.append(units)
 

@@ -29,9 +29,13 @@ cells = SurrogateNeuron(3, model_path())
 
 # A presynaptic neuron for each channel, at rates that the model has seen in training: of excitation
 # nine tenths up their range, of inhibition at its middle.
-card = cells.population.card
-rate = np.full(card.input_size, np.mean(card.input_rate_hz["inhibitory"]))
-rate[: card.n_excitatory] = np.interp(0.9, [0, 1], card.input_rate_hz["excitatory"])
+seen_hz = cells.population.card.input_rate_hz
+rate = cells.channels.per_channel(
+    {
+        "excitatory": np.interp(0.9, [0, 1], seen_hz["excitatory"]),
+        "inhibitory": np.mean(seen_hz["inhibitory"]),
+    }
+)
 background = PoissonGroup(len(cells.inputs), rates=np.tile(rate, len(cells)) * Hz, dt=1 * ms)
 drive = Synapses(background, cells.inputs, on_pre="x_post += 1")
 drive.connect(j="i")

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from surrogate.errors import UsageError
 from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
 
-__all__ = ["ARCHITECTURES", "HIDDEN_SIZES", "Architecture", "OnnxOperator", "architecture"]
+__all__ = [
+    "ARCHITECTURES",
+    "HIDDEN_SIZES",
+    "L5PC_INPUTS",
+    "Architecture",
+    "OnnxOperator",
+    "architecture",
+]
 
 State = tuple[Tensor, ...]
 
@@ -145,6 +152,9 @@ HIDDEN_SIZES = (
     (256, 128, 64, 32, 16, 2),
     (512, 256, 128, 64, 32, 2),
 )
+
+#: Input channels of the L5 pyramidal cell in the bundled data, on which speed is measured.
+L5PC_INPUTS = 1278
 
 #: By name. Default sizes are the best of the blog's grid; its GRU sizes are unpublished.
 ARCHITECTURES: dict[str, Architecture] = {

@@ -13,7 +13,7 @@ __all__ = ["SpikeEvents"]
 
 @dataclass(frozen=True)
 class SpikeEvents:
-    """Which input channels spike in each 1 ms bin of a batch, in compressed-sparse-row form.
+    """Which input channels spike in each bin of a batch, in compressed-sparse-row form.
 
     Row ``b * steps + t`` lists the channels active in bin ``t`` of batch element ``b``. A channel
     is active or not: there are no values.

@@ -66,7 +66,7 @@ class StackSpec:
 
     arch: str
     hidden_sizes: tuple[int, ...]
-    input_size: int = 1278
+    input_size: int
     head: str = "recurrent"
     voltage_scale: float = 100.0
     voltage_offset: float = 0.0

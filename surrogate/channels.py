@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,17 +161,28 @@ class Channels:
             raise UsageError(f"no channel group {name!r}: expected {' or '.join(self.names)}")
         return found[name]
 
+    def per_channel(self, values: Mapping[str, float]) -> NDArray[np.float64]:
+        """A value for each channel, float64 [channels], from one for each group by name.
+
+        Raises
+        ------
+        UsageError
+            If a group has no value, or there is no such group.
+        """
+        for name in values:
+            self.slice_of(name)
+        filled = np.empty(self.size)
+        for name, of in self.slices.items():
+            if name not in values:
+                raise UsageError(f"no value for channel group {name!r}: expected one for each")
+            filled[of] = values[name]
+        return filled
+
     def count(self, channel: NDArray[np.integer]) -> NDArray[np.int64]:
         """How many of ``channel`` belong to each group, int64 [groups]."""
         inner = self.bounds[1:-1].tolist()
         below = [int(np.count_nonzero(channel < bound)) for bound in inner]
         return np.diff([0, *below, channel.size])
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """The groups as JSON holds them."""
-        return [asdict(group) for group in self.groups]
-
-    @classmethod
-    def from_list(cls, groups: Iterable[Mapping[str, Any]]) -> Channels:
-        """The channels that :meth:`to_list` wrote."""
-        return cls([ChannelGroup(**group) for group in groups])
+    def __str__(self) -> str:
+        return ", ".join(f"{group.size} {group.name}" for group in self.groups)

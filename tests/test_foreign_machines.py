@@ -88,7 +88,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     assert spec == StackSpec("rnn", (8, 2), 20)
     assert all(type(size) is int for size in (*spec.hidden_sizes, spec.input_size))
     with pytest.raises(ValueError, match="whole numbers"):
-        StackSpec("rnn", (8.0, 2))
+        StackSpec("rnn", (8.0, 2), 20)
 
 
 def without_locks(*_: object) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from packaging.version import Version
 
-from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
+from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES, L5PC_INPUTS
 from surrogate.kernels.spec import StackSpec
 
 __all__ = ["configurations", "launching_on", "why_not"]
@@ -70,4 +70,4 @@ def launching_on(device: torch.device) -> contextlib.AbstractContextManager[obje
 def configurations() -> list[StackSpec]:
     """The stacks for measuring speed and compilation: each cell in the blog's sizes."""
     archs = [name for name, each in ARCHITECTURES.items() if each.triton]
-    return [StackSpec(arch, sizes) for arch in archs for sizes in HIDDEN_SIZES]
+    return [StackSpec(arch, sizes, L5PC_INPUTS) for arch in archs for sizes in HIDDEN_SIZES]

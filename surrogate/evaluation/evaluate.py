@@ -76,7 +76,7 @@ def evaluate(
     Raises
     ------
     UsageError
-        If split or protocol do not exist, the data are not of the model's input size, or
+        If split or protocol do not exist, the data have other channels or bins than the model, or
         ``write_rule`` is asked for on test trials, windows, silent trials or a model without file.
     DataError
         If the files are damaged or missing, or the model's outputs are not finite.
@@ -94,6 +94,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         if data is None or isinstance(data, str | os.PathLike):
             data = stack.enter_context(datasets.open(data))
+        model.card.check_fits(data)
         trials = data.trial_indices(split)
         if write_rule:
             _require_rule_trials(model, data, split, protocol)
@@ -140,7 +141,7 @@ def evaluate_outputs(
     return result | {
         "thresholds": ideal_thresholds(logits, spikes) if outputs.rankable else None,
         "spread": logit_spread(logits, spikes, bound) if outputs.rankable else None,
-        "spike_rule": None if rule is None else rule.to_dict() | _rates(outputs),
+        "spike_rule": None if rule is None else _describe(rule, outputs),
         "n_trials": len(outputs.trials),
         "n_trials_dropped": outputs.dropped,
         "n_bins": spikes.size,
@@ -162,12 +163,16 @@ def evaluate_outputs(
     }
 
 
-def _rates(outputs: Outputs) -> dict[str, float]:
-    """How often the model's rule emits a spike, and how often the neuron does."""
+def _describe(rule: SpikeRule, outputs: Outputs) -> dict[str, Any]:
+    """The rule, how often it emits a spike, and how often the neuron does."""
     assert outputs.emitted is not None
     emitted = int(outputs.emitted.sum())
     seconds = outputs.spikes.size * outputs.dt_ms / 1000
     return {
+        "kind": rule.kind,
+        "logit": rule.logit,
+        "refractory_ms": rule.refractory_bins * outputs.dt_ms,
+        "chosen_by": rule.chosen_by,
         "emitted_spikes": emitted,
         "emitted_rate_hz": emitted / seconds,
         "neuron_rate_hz": float(outputs.spikes.sum(dtype=np.int64) / seconds),
@@ -196,8 +201,8 @@ def _rewrite_rule(model: Model, dataset: Dataset, split: str, outputs: Outputs) 
         f"output rate, refractoriness included, of {len(outputs.trials)} trials: split {split} of "
         f"{dataset.path.name}, sha256 {dataset.digest[:12]}"
     )
-    rule = match_output_rate(outputs.logits, outputs.spikes, chosen_by)
+    rule = match_output_rate(outputs.logits, outputs.spikes, outputs.dt_ms, chosen_by)
     assert model.path is not None
-    save(model.path, model.stack, replace(model.card, spike_rule=rule.to_dict()))
-    model.card.spike_rule = rule.to_dict()
+    save(model.path, model.stack, replace(model.card, spike_rule=rule))
+    model.card.spike_rule = rule
     return rule

@@ -30,9 +30,9 @@ class Protocol:
     window_ms : int or None
         Length of the windows, each run from a zero state; None for the whole trial as one.
     burn_in_ms : int
-        Bins at a window's start that do not count. Windows overlap by as much.
+        Time at a window's start that does not count. Windows overlap by as much.
     ignored_ms : int
-        Bins at a trial's start that do not count.
+        Time at a trial's start that does not count.
     max_spikes : int or None
         Trials with more output spikes are left out.
     labels : "exact" | "legacy"
@@ -48,15 +48,26 @@ class Protocol:
     labels: str = "exact"
     rescale_voltage: bool = False
 
-    def windows(self, n_steps: int) -> list[tuple[int, int, int]]:
-        """(first bin run, first bin scored, end) of each window in a trial of ``n_steps`` bins.
+    def windows(self, dataset: Dataset) -> list[tuple[int, int, int]]:
+        """(first bin run, first bin scored, end) of each window in a trial of ``dataset``.
 
         The scored parts tile the trial from ``ignored_ms`` to its end; the last may be shorter.
+
+        Raises
+        ------
+        UsageError
+            If the bins are too long for such windows.
         """
-        length = n_steps if self.window_ms is None else self.window_ms - self.burn_in_ms
+        n_steps, burn_in = dataset.n_steps, dataset.bins(self.burn_in_ms)
+        window = n_steps if self.window_ms is None else dataset.bins(self.window_ms)
+        if window <= burn_in:
+            raise UsageError(
+                f"{dataset.path}: bins of {dataset.dt_ms:g} ms, too long for windows of "
+                f"{self.window_ms} ms; use --protocol stateful"
+            )
         return [
-            (scored - self.burn_in_ms, scored, min(scored + length, n_steps))
-            for scored in range(self.ignored_ms, n_steps, length)
+            (scored - burn_in, scored, min(scored + window - burn_in, n_steps))
+            for scored in range(dataset.bins(self.ignored_ms), n_steps, window - burn_in)
         ]
 
 
@@ -133,11 +144,11 @@ def run_protocol(
         raise UsageError(f"unknown protocol {protocol!r}: expected {', '.join(PROTOCOLS)}")
     rules = PROTOCOLS[protocol]
     labels = labels or rules.labels
-    windows = rules.windows(dataset.n_steps)
+    windows = rules.windows(dataset)
     if not windows:
         raise UsageError(
-            f"{dataset.path}: trials of {dataset.n_steps} ms, protocol {protocol} leaves out the "
-            f"first {rules.ignored_ms} ms; use --protocol stateful"
+            f"{dataset.path}: trials of {dataset.header.duration_ms:g} ms, protocol {protocol} "
+            f"leaves out the first {rules.ignored_ms} ms; use --protocol stateful"
         )
     asked = np.asarray(trials, dtype=np.int64)
     kept = asked
@@ -166,7 +177,7 @@ def run_protocol(
         done += logits.size
         pieces.append((logits[:, scored - start :], voltage[:, scored - start :]))
     logits, voltage = (np.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True))
-    first = np.full(len(kept), rules.ignored_ms)
+    first = np.full(len(kept), windows[0][1])
     return Outputs(
         logits=logits,
         voltage=voltage,
@@ -176,7 +187,7 @@ def run_protocol(
         rescale_voltage=rules.rescale_voltage,
         trials=kept,
         dropped=len(asked) - len(kept),
-        first_bin=rules.ignored_ms,
+        first_bin=windows[0][1],
         protocol=protocol,
         labels=labels,
         seconds=time.perf_counter() - started,

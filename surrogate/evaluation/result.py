@@ -7,7 +7,6 @@ from typing import Any
 
 from surrogate.evaluation.protocols import Outputs
 from surrogate.evaluation.scores import score_rows
-from surrogate.kernels import join_sizes
 from surrogate.model.model_file import Model
 
 __all__ = ["Evaluation"]
@@ -39,12 +38,12 @@ class Evaluation(dict[str, Any]):
         return "\n\n".join(parts)
 
     def _subject(self) -> str:
-        card, sizes = self.model.card, join_sizes(self.model.card.hidden_sizes)
+        spec = self.model.stack.spec
         size = self["model_file_bytes"]
         file = "" if size is None else f"model file {size:,} bytes, "
         dropped = f", {self['n_trials_dropped']} left out" if self["n_trials_dropped"] else ""
         return (
-            f"{card.arch} {sizes}, {self['parameters']:,} parameters; {file}"
+            f"{spec.arch} {spec.sizes_text}, {self['parameters']:,} parameters; {file}"
             f"state {self['state_bytes']:,} bytes\n"
             f"{self['data']['name']}, split {self['split']}: {self['n_trials']} trials{dropped}, "
             f"{self['n_spikes']} spikes; protocol {self['protocol']}, {self['labels']} spike "
@@ -83,7 +82,7 @@ class Evaluation(dict[str, Any]):
         if rule is None:
             return "spike rule: none chosen yet; choose one with --split valid --write-rule"
         return (
-            f"spike rule: logit {rule['logit']:.7g}, refractory {rule['refractory_ms']} ms "
+            f"spike rule: logit {rule['logit']:.7g}, refractory {rule['refractory_ms']:g} ms "
             f"({rule['chosen_by']})\n"
             f"  emits {rule['emitted_rate_hz']:.2f} Hz, the neuron {rule['neuron_rate_hz']:.2f} Hz"
         )

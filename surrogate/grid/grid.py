@@ -15,7 +15,7 @@ from surrogate.datasets import Dataset
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
 from surrogate.kernels import join_sizes
-from surrogate.training.windows import plan_windows
+from surrogate.training.windows import plan_run
 
 __all__ = ["Grid", "plan_grid"]
 
@@ -122,14 +122,5 @@ def plan_grid(request: Request, dataset: Dataset) -> Grid:
     grid = Grid(request, tuple(configurations))
     dataset.trial_indices("valid")
     for experiment in {one.configuration: one for one in grid.experiments()}.values():
-        recipe = experiment.recipe
-        plan_windows(
-            recipe.window_rule,
-            dataset.trial_indices("train"),
-            dataset.n_steps,
-            recipe.window_ms,
-            recipe.epochs * recipe.windows_per_epoch,
-            experiment.seed,
-            experiment.reuse_windows,
-        )
+        plan_run(dataset, experiment.recipe, experiment.seed, experiment.reuse_windows)
     return grid

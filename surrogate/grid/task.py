@@ -95,7 +95,9 @@ def take_up(
     grid = folder.grid()
     experiments = {one.hash: one for one in grid.experiments()}
     with grid.open_data(data) as dataset:
-        fit = _fitting(experiments[names[0]], device, sharing)
+        leading = experiments[names[0]]
+        window = dataset.bins(leading.recipe.window_ms)
+        fit = _fitting(leading, window, device, sharing)
         outcomes: list[Outcome] = []
         for first in range(0, len(names), fit):
             outcomes += run_experiments(
@@ -112,8 +114,9 @@ def take_up(
         return outcomes
 
 
-def _fitting(experiment: Experiment, device: str, sharing: int) -> int:
-    """How many such experiments fit a GPU's memory, which other workers use too.
+def _fitting(experiment: Experiment, window: int, device: str, sharing: int) -> int:
+    """How many such experiments, with ``window`` bins in a window, fit a GPU's memory, which other
+    workers use too.
 
     At least one. A CPU's memory is left to the user.
     """
@@ -121,7 +124,7 @@ def _fitting(experiment: Experiment, device: str, sharing: int) -> int:
         return sys.maxsize
     recipe, spec = experiment.recipe, experiment.spec
     provider = PROVIDERS[default_provider(device, arch=spec.arch)]
-    kept = provider.training_bytes(spec, recipe.batch_size, recipe.window_ms)
+    kept = provider.training_bytes(spec, recipe.batch_size, window)
     if kept is None:
         return 1
     # Weights and averages, two moments, gradients, and both in the order that kernels read.

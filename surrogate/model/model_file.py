@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -23,7 +21,8 @@ from torch import Tensor
 
 from surrogate.errors import DataError
 from surrogate.files import atomic_path, explain_os_error
-from surrogate.kernels import SpikeEvents, StackSpec
+from surrogate.kernels import SpikeEvents
+from surrogate.model.card import ModelCard
 from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
@@ -31,10 +30,10 @@ from surrogate.model.stack import RecurrentStack
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["Model", "ModelCard", "load", "save"]
+__all__ = ["Model", "load", "save"]
 
 FORMAT = "surrogate-model"
-VERSION = 1
+VERSION = 2
 _SEAL_BYTES = 512
 
 # The type of h5py's and torch's errors depends on which bytes are damaged.
@@ -48,75 +47,6 @@ _DAMAGE = (
     OverflowError,
     MemoryError,
 )
-
-
-@dataclass
-class ModelCard:
-    """The description of the weights, for simulators, readers and later trainings.
-
-    Attributes
-    ----------
-    arch, hidden_sizes, input_size, head, voltage_scale, voltage_offset
-        The stack, as in :class:`surrogate.kernels.StackSpec`.
-    dt_ms : float
-        Length of a bin, ms.
-    n_excitatory : int
-        Channels ``0 .. n_excitatory - 1`` are excitatory synapses, the others inhibitory, both in
-        the order of ``segments``.
-    spike_rule : dict or None
-        Fields of :class:`surrogate.model.spike_rule.SpikeRule`; None until one has been chosen.
-    segments : dict of str to list
-        Type, ``length_um``, ``distance_um`` (from the soma) and section of each dendritic segment.
-    resting_voltage_mv : float
-        Median soma voltage at the start of the training trials.
-    input_rate_hz : dict
-        ``excitatory`` and ``inhibitory``: lowest and highest mean rate per synapse, Hz, over the
-        windows seen in training.
-    recipe, seed
-        How the weights were trained.
-    data : dict
-        Digest, name and number of trials of the training data.
-    metrics : dict
-        Scores on the validation trials at the epoch kept.
-    versions : dict
-        Of the software that made the file.
-    """
-
-    arch: str
-    hidden_sizes: list[int]
-    input_size: int
-    head: str
-    voltage_scale: float
-    voltage_offset: float
-    dt_ms: float = 1.0
-    n_excitatory: int = 639
-    spike_rule: dict[str, Any] | None = None
-    segments: dict[str, list[Any]] = field(default_factory=dict)
-    resting_voltage_mv: float | None = None
-    input_rate_hz: dict[str, list[float]] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def for_spec(cls, spec: StackSpec, **fields: Any) -> ModelCard:
-        """A card for a stack; ``fields`` fill the rest."""
-        stack = asdict(spec) | {"hidden_sizes": list(spec.hidden_sizes)}
-        return cls(**stack, **fields)
-
-    @property
-    def spec(self) -> StackSpec:
-        """The stack described."""
-        return StackSpec(
-            self.arch,
-            tuple(self.hidden_sizes),
-            self.input_size,
-            self.head,
-            self.voltage_scale,
-            self.voltage_offset,
-        )
 
 
 class Model:
@@ -140,7 +70,7 @@ class Model:
     @property
     def spike_rule(self) -> SpikeRule | None:
         """The rule that turns logits into spikes, if one has been chosen."""
-        return None if self.card.spike_rule is None else SpikeRule(**self.card.spike_rule)
+        return self.card.spike_rule
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights by torch.nn's names, ``layers.{i}.weight_ih_l0`` and so on."""
@@ -158,23 +88,24 @@ class Model:
 
         Returns
         -------
-        probability : float32 [trials, ms]
-        voltage : float32 [trials, ms], mV
+        probability : float32 [trials, bins]
+        voltage : float32 [trials, bins], mV
 
         Raises
         ------
         UsageError
-            If the input has another number of channels than the model.
+            If the input has other channels or bins than the model.
         """
         if isinstance(source, SpikeEvents):
             logits, voltage = predict_events(self.stack, source)
         else:
+            self.card.check_fits(source)
             logits, voltage = predict_dataset(self.stack, source, source.trial_indices("all"))
         return torch.sigmoid(torch.from_numpy(logits)).numpy(), voltage
 
     def __repr__(self) -> str:
-        sizes = "-".join(map(str, self.card.hidden_sizes))
-        return f"<Model {self.card.arch} {sizes}, {self.stack.parameter_count:,} parameters>"
+        spec = self.stack.spec
+        return f"<Model {spec.arch} {spec.sizes_text}, {spec.parameter_count:,} parameters>"
 
 
 def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -> None:
@@ -186,7 +117,7 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
         If the file cannot be written.
     """
     # A dataset, since an attribute cannot hold more than 64 KB.
-    text = json.dumps(asdict(card), allow_nan=False)
+    text = card.to_json()
     weights = {
         name: tensor.detach().cpu().to(torch.float32).numpy()
         for name, tensor in stack.state_dict().items()
@@ -258,11 +189,9 @@ def _read(
         )
     text = file["card"].asstr()[()]
     try:
-        card = ModelCard(**json.loads(text))
+        card = ModelCard.from_json(text)
         shapes = card.spec.parameter_shapes()
-        if card.spike_rule is not None:
-            SpikeRule(**card.spike_rule)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: the model card is damaged ({error})") from error
     group = file["weights"]
     # Shapes before bytes: a damaged shape must not allocate what the file cannot hold.

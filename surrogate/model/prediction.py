@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 
 def predict_events(
-    stack: RecurrentStack, events: SpikeEvents, state: Tensor | None = None, chunk_ms: int = 500
+    stack: RecurrentStack, events: SpikeEvents, state: Tensor | None = None, chunk_bins: int = 500
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run ``stack`` over ``events``, state carried from chunk to chunk, without gradients.
 
@@ -35,7 +35,7 @@ def predict_events(
         B sequences of T bins.
     state : Tensor [B, spec.state_size], optional
         State before the first bin; zeros if not given.
-    chunk_ms : int
+    chunk_bins : int
         Bins per call of the stack; bounds the memory used.
 
     Returns
@@ -55,8 +55,8 @@ def predict_events(
             f"0..{stack.spec.input_size - 1}; give data of the neuron it was trained on"
         )
     chunks = (
-        events.slice_steps(start, min(start + chunk_ms, events.steps))
-        for start in range(0, events.steps, chunk_ms)
+        events.slice_steps(start, min(start + chunk_bins, events.steps))
+        for start in range(0, events.steps, chunk_bins)
     )
     outputs = []
     for chunk in chunks:
@@ -71,7 +71,7 @@ def predict_dataset(
     dataset: Dataset,
     trials: Sequence[int] | NDArray[np.integer],
     batch: int = 64,
-    chunk_ms: int = 500,
+    chunk_bins: int = 500,
     progress: Progress | None = None,
     *,
     start: int = 0,
@@ -84,7 +84,7 @@ def predict_dataset(
     stack : RecurrentStack
     dataset : Dataset
     trials : sequence of int [N]
-    batch, chunk_ms : int
+    batch, chunk_bins : int
         Trials and bins that are read and run at a time; they bound the memory used.
     progress : callable, optional
         Called with (bins done, bins in all) after each chunk.
@@ -113,8 +113,8 @@ def predict_dataset(
     for first in range(0, len(trials), batch):
         rows = slice(first, first + batch)
         state = None
-        for at in range(start, stop, chunk_ms):
-            steps = min(chunk_ms, stop - at)
+        for at in range(start, stop, chunk_bins):
+            steps = min(chunk_bins, stop - at)
             bins = slice(at - start, at - start + steps)
             events = dataset.events(trials[rows], np.full(len(trials[rows]), at), steps)
             part = run_without_gradients(stack, events, state)

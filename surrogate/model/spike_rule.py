@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ __all__ = ["REFRACTORY_MS", "SpikeRule", "match_output_rate"]
 
 KINDS = ("level",)
 
-#: Refractory period of the L5 pyramidal cell, ms: the shortest interval between the 870 spikes of
-#: 104 training trials was 6.125 ms.
+#: Longest refractory period that a rule is given, ms. It is that of the L5 pyramidal cell: the
+#: shortest interval between the 870 spikes of 104 training trials was 6.125 ms.
 REFRACTORY_MS = 6
 
 
@@ -28,15 +27,15 @@ class SpikeRule:
     kind : "level"
     logit : float
         The level, in float64: float32 sigmoids of distinct levels can be equal.
-    refractory_ms : int
-        After a spike in bin t, the bins t + 1 .. t + refractory_ms - 1 stay silent.
+    refractory_bins : int
+        After a spike in bin t, the bins t + 1 .. t + refractory_bins - 1 stay silent.
     chosen_by : str
         How the level was found, for readers of the model card.
     """
 
     kind: str
     logit: float
-    refractory_ms: int
+    refractory_bins: int
     chosen_by: str
 
     def __post_init__(self) -> None:
@@ -44,14 +43,11 @@ class SpikeRule:
             raise ValueError(f"unknown spike rule {self.kind!r}: expected {', '.join(KINDS)}")
         if not math.isfinite(self.logit):
             raise ValueError(f"spike rule's logit {self.logit}: expected a finite number")
-        if type(self.refractory_ms) is not int or self.refractory_ms < 1:
+        if type(self.refractory_bins) is not int or self.refractory_bins < 1:
             raise ValueError(
-                f"refractory period {self.refractory_ms!r} ms: expected a whole number from 1 up"
+                f"refractory period of {self.refractory_bins!r} bins: expected a whole number "
+                "from 1 up"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for a model card."""
-        return asdict(self)
 
     def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Spikes [N, T] that logits [N, T] cause, each row from a neuron that is not refractory."""
@@ -60,15 +56,16 @@ class SpikeRule:
         silent_until = np.zeros(len(logits), dtype=np.int64)
         for t in np.flatnonzero(above.any(axis=0)):
             above[:, t] &= silent_until <= t
-            silent_until[above[:, t]] = t + self.refractory_ms
+            silent_until[above[:, t]] = t + self.refractory_bins
         return above
 
 
 def match_output_rate(
     logits: NDArray[np.floating],
     spikes: NDArray[np.integer],
+    dt_ms: float,
     chosen_by: str,
-    refractory_ms: int | None = None,
+    refractory_bins: int | None = None,
 ) -> SpikeRule:
     """The level at which the rule emits as many spikes as the neuron did, refractoriness included.
 
@@ -78,9 +75,11 @@ def match_output_rate(
         Of the trials to choose on: validation trials, run statefully.
     spikes : array [N, T] of 0 and 1
         The neuron's own spikes in the same bins.
+    dt_ms : float
+        Length of a bin.
     chosen_by : str
         Recorded in the rule.
-    refractory_ms : int, optional
+    refractory_bins : int, optional
         By default :data:`REFRACTORY_MS`, or less if the neuron itself spiked at a shorter interval.
 
     Returns
@@ -97,11 +96,17 @@ def match_output_rate(
     wanted = int(np.sum(spikes))
     if wanted == 0:
         raise ValueError("no output spike in these trials: a level cannot be matched to their rate")
-    period = _shortest_interval(spikes) if refractory_ms is None else refractory_ms
+    if refractory_bins is None:
+        trial, bins = np.nonzero(spikes)
+        intervals = np.diff(bins)[np.diff(trial) == 0]
+        refractory_bins = int(intervals.min(initial=max(1, round(REFRACTORY_MS / dt_ms))))
     levels = np.unique(logits.astype(np.float64))
 
+    def rule_at(level: float) -> SpikeRule:
+        return SpikeRule("level", level, refractory_bins, chosen_by)
+
     def emitted(index: int) -> int:
-        return int(SpikeRule("level", levels[index], period, chosen_by).emit(logits).sum())
+        return int(rule_at(levels[index]).emit(logits).sum())
 
     # A lower level only adds bins that may spike, and a neuron that spikes as soon as it may has
     # the greatest number of spikes possible: the count never rises with the level.
@@ -111,10 +116,4 @@ def match_output_rate(
         key=lambda index: abs(emitted(index) - wanted),
     )
     # Midway to the logit below: rounding, which differs between machines, changes no spike.
-    level = float(levels[max(nearest - 1, 0) : nearest + 1].mean())
-    return SpikeRule("level", level, period, chosen_by)
-
-
-def _shortest_interval(spikes: NDArray[np.integer]) -> int:
-    trial, bins = np.nonzero(spikes)
-    return int(np.diff(bins)[np.diff(trial) == 0].min(initial=REFRACTORY_MS))
+    return rule_at(float(levels[max(nearest - 1, 0) : nearest + 1].mean()))

@@ -33,7 +33,7 @@ class RecurrentStack(nn.Module):
     hidden_sizes : sequence of int
         Units of each layer, 1 to 512, the last always 2.
     input_size : int
-        Input channels (1278 synapses in the L5PC data).
+        Input channels.
     head : "recurrent" | "linear"
         Whether the last two units are recurrent (the blog's choice) or a linear readout.
     voltage_scale, voltage_offset : float
@@ -51,7 +51,7 @@ class RecurrentStack(nn.Module):
         self,
         arch: str,
         hidden_sizes: Sequence[int],
-        input_size: int = 1278,
+        input_size: int,
         head: str = "recurrent",
         *,
         voltage_scale: float = 100.0,
@@ -108,7 +108,7 @@ class RecurrentStack(nn.Module):
         Parameters
         ----------
         events : SpikeEvents
-            B sequences of T bins of 1 ms.
+            B sequences of T bins.
         state : Tensor [B, spec.state_size], optional
             State before the first bin; zeros if not given.
 

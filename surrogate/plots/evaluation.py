@@ -169,20 +169,21 @@ def plot_traces(
     """
     from matplotlib.figure import Figure
 
-    logits, spikes, first_bin = outputs.logits, outputs.spikes, outputs.first_bin
+    logits, spikes, dt = outputs.logits, outputs.spikes, outputs.dt_ms
+    start_ms, close_up = outputs.first_bin * dt, max(1, round(_CLOSE_UP_MS / dt))
     trial = _typical_trial(spikes)
     times = np.flatnonzero(spikes[trial])
     centre = int(times[len(times) // 2]) if len(times) else spikes.shape[1] // 2
     steps = spikes.shape[1]
-    first = min(max(0, centre - _CLOSE_UP_MS // 2), max(0, steps - _CLOSE_UP_MS))
+    first = min(max(0, centre - close_up // 2), max(0, steps - close_up))
     figure = Figure(figsize=(13, 6), layout="constrained")
     columns = figure.subplots(
         3, 2, sharex="col", height_ratios=(4, 1, 2), width_ratios=(2, 1)
     ).transpose()
     for (trace, raster, chance), (start, stop) in zip(
-        columns, ((0, steps), (first, min(first + _CLOSE_UP_MS, steps))), strict=True
+        columns, ((0, steps), (first, min(first + close_up, steps))), strict=True
     ):
-        t = first_bin + np.arange(start, stop)
+        t = start_ms + np.arange(start, stop) * dt
         for values, colour, linewidth, name in (
             (outputs.target, _TRUE, 1.8, "neuron"),
             (outputs.voltage, _PREDICTED, 0.9, "surrogate"),
@@ -191,13 +192,13 @@ def plot_traces(
             trace.plot(t, shown, color=colour, linewidth=linewidth, label=name)
         chance.plot(t, sigmoid(logits[trial, start:stop]), color=_PREDICTED, linewidth=1)
         emitted = None if rule is None else rule.emit(logits[trial : trial + 1])[0]
-        _draw_raster(raster, first_bin, spikes[trial], emitted)
+        _draw_raster(raster, start_ms, dt, spikes[trial], emitted)
         if rule is not None:
             chance.axhline(sigmoid(rule.logit), color=_LEVEL, linestyle="--", linewidth=1)
-        chance.set(xlabel="time (ms)", xlim=(first_bin + start, first_bin + stop))
+        chance.set(xlabel="time (ms)", xlim=(start_ms + start * dt, start_ms + stop * dt))
     columns[0, 0].set(ylabel=f"soma voltage (mV)\nclipped at {VOLTAGE_CLIP_MV:g} mV")
     columns[0, 0].legend(loc="lower right", ncols=2, frameon=False)
-    columns[0, 2].set(ylabel="spike probability\nper ms")
+    columns[0, 2].set(ylabel="spike probability\nper bin")
     save_figure(figure, path)
 
 
@@ -208,15 +209,18 @@ def _typical_trial(spikes: NDArray[np.integer]) -> int:
 
 
 def _draw_raster(
-    axes: Axes, first_bin: int, true: NDArray[np.integer], emitted: NDArray[np.bool_] | None
+    axes: Axes,
+    start_ms: float,
+    dt_ms: float,
+    true: NDArray[np.integer],
+    emitted: NDArray[np.bool_] | None,
 ) -> None:
     rows = [("neuron", true, _TRUE)]
     if emitted is not None:
         rows.append(("surrogate", emitted.astype(np.uint8), _PREDICTED))
     for row, (_, train, colour) in enumerate(rows):
-        axes.vlines(
-            first_bin + np.flatnonzero(train), row - 0.4, row + 0.4, color=colour, linewidth=1.2
-        )
+        times = start_ms + np.flatnonzero(train) * dt_ms
+        axes.vlines(times, row - 0.4, row + 0.4, color=colour, linewidth=1.2)
     axes.set_yticks(range(len(rows)), [f"{name} spikes" for name, _, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
 

@@ -38,7 +38,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "train_hours": len(train) * dataset.n_steps * dataset.dt_ms / 3.6e6,
         "valid_trials": len(valid),
         "valid_spikes": int(dataset.output_spike_counts[valid].sum()),
-        "trial_ms": dataset.n_steps,
+        "trial_ms": dataset.header.duration_ms,
     }
 
 

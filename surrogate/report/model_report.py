@@ -10,8 +10,8 @@ from surrogate import datasets, machine
 from surrogate.errors import SurrogateError
 from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.scores import ScoreRow, score_rows
-from surrogate.kernels import join_sizes
-from surrogate.model.model_file import Model, ModelCard, load
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model, load
 from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
 from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.summary import csv_text
@@ -105,9 +105,9 @@ def _content(model: Model, scores: dict[str, Any], missing: list[str]) -> dict[s
         "created": now(),
         "versions": machine.versions("matplotlib"),
         "model": {
-            "name": f"{card.arch.upper()} {join_sizes(card.hidden_sizes)}",
-            "arch": card.arch,
-            "hidden_sizes": card.hidden_sizes,
+            "name": f"{card.spec.arch.upper()} {card.spec.sizes_text}",
+            "arch": card.spec.arch,
+            "hidden_sizes": list(card.spec.hidden_sizes),
             "parameters": model.stack.parameter_count,
             "recipe": card.recipe,
             "seed": card.seed,
@@ -126,20 +126,20 @@ def _csv_row(row: ScoreRow) -> dict[str, Any]:
 
 def _card_rows(card: ModelCard) -> list[tuple[str, str]]:
     """The model card in words."""
-    rule = card.spike_rule
+    rule, spec = card.spike_rule, card.spec
     rows = [
-        ("Stack", f"{card.arch.upper()} {join_sizes(card.hidden_sizes)}, head {card.head}"),
-        ("Input", f"{card.input_size} synapses, {card.n_excitatory} of them excitatory"),
+        ("Stack", f"{spec.arch.upper()} {spec.sizes_text}, head {spec.head}"),
+        ("Input", f"{spec.input_size} channels: {card.channels}"),
         ("Bin", f"{card.dt_ms:g} ms"),
-        ("Voltage", f"{card.voltage_scale:g} mV x output {card.voltage_offset:+g} mV"),
+        ("Voltage", f"{spec.voltage_scale:g} mV x output {spec.voltage_offset:+g} mV"),
     ]
     if card.resting_voltage_mv is not None:
         rows.append(("Resting voltage", f"{card.resting_voltage_mv:.2f} mV"))
     for kind, (low, high) in card.input_rate_hz.items():
         rows.append((f"Input rate in training, {kind}", f"{low:.3g} to {high:.3g} Hz per synapse"))
     if rule:
-        level = f"logit {rule['logit']:.7g}, refractory {rule['refractory_ms']} ms"
-        rows.append(("Spike rule", f"{level}; chosen by {rule['chosen_by']}"))
+        level = f"logit {rule.logit:.7g}, refractory {rule.refractory_bins * card.dt_ms:g} ms"
+        rows.append(("Spike rule", f"{level}; chosen by {rule.chosen_by}"))
     rows += [(f"Training data, {name}", str(value)) for name, value in card.data.items()]
     if card.seed is not None:
         rows.append(("Seed", str(card.seed)))

@@ -16,7 +16,7 @@ _NAMES = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
 
 
 def epoch_scores(
-    logits: NDArray[np.float32], voltage: NDArray[np.float32], batch: Batch, burn_in_ms: int
+    logits: NDArray[np.float32], voltage: NDArray[np.float32], batch: Batch, burn_in: int
 ) -> dict[str, float | None]:
     """Score the outputs on a batch of windows.
 
@@ -25,7 +25,7 @@ def epoch_scores(
     logits, voltage : float32 [B, T]
         What a stack gave on ``batch`` from a zero state; voltage in mV.
     batch : Batch
-    burn_in_ms : int
+    burn_in : int
         Bins at each window's start that do not count.
 
     Returns
@@ -35,10 +35,10 @@ def epoch_scores(
         ``logit_gap``, see :func:`surrogate.evaluation.roc.logit_gap`. A score that does not exist,
         for want of spikes or because outputs are not finite, is None.
     """
-    logits, voltage = logits[:, burn_in_ms:], voltage[:, burn_in_ms:]
+    logits, voltage = logits[:, burn_in:], voltage[:, burn_in:]
     if not (np.isfinite(logits).all() and np.isfinite(voltage).all()):
         return dict.fromkeys((*_NAMES, "logit_gap"))
-    spikes = batch.spikes[:, burn_in_ms:].numpy().astype(np.uint8)
-    compared = Comparison(logits, voltage, spikes, batch.voltage[:, burn_in_ms:].numpy())
+    spikes = batch.spikes[:, burn_in:].numpy().astype(np.uint8)
+    compared = Comparison(logits, voltage, spikes, batch.voltage[:, burn_in:].numpy())
     scores = {name: SCORES[name].function(compared) for name in _NAMES}
     return scores | {"logit_gap": logit_gap(logits, spikes) if compared.rankable else None}

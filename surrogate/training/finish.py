@@ -9,7 +9,8 @@ import numpy as np
 from surrogate import machine
 from surrogate.evaluation.evaluate import evaluate_outputs
 from surrogate.evaluation.protocols import Outputs, run_protocol
-from surrogate.model.model_file import Model, ModelCard, save
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model, save
 from surrogate.model.spike_rule import match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces
 from surrogate.plots.learning_curve import plot_learning_curve
@@ -49,7 +50,9 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
     card = _card(trainer)
     if outputs.spikes.any():
         chosen_by = f"output rate of the valid trials of {dataset.digest[:12]}"
-        card.spike_rule = match_output_rate(outputs.logits, outputs.spikes, chosen_by).to_dict()
+        card.spike_rule = match_output_rate(
+            outputs.logits, outputs.spikes, outputs.dt_ms, chosen_by
+        )
     model = Model(stack, card)
     metrics = evaluate_outputs(model, dataset, "valid", outputs)
     card.metrics = metrics
@@ -84,11 +87,11 @@ def _card(trainer: Trainer) -> ModelCard:
     config, dataset = trainer.config, trainer.dataset
     some = trainer.train_trials[:1000]
     resting = np.median(dataset.voltage(some, np.zeros(len(some), dtype=np.int64), 1))
-    return ModelCard.for_spec(
+    return ModelCard(
         trainer.stack.spec,
-        dt_ms=dataset.dt_ms,
-        n_excitatory=dataset.channels.groups[0].size,
-        segments={name: _plain(column) for name, column in dataset.segments.items()},
+        dataset.channels,
+        dataset.dt_ms,
+        segments={name: column.tolist() for name, column in dataset.segments.items()},
         resting_voltage_mv=float(resting),
         input_rate_hz=trainer.input_rate_hz,
         recipe=config.recipe.to_dict(),
@@ -101,7 +104,3 @@ def _card(trainer: Trainer) -> ModelCard:
         },
         versions=machine.versions(),
     )
-
-
-def _plain(column: np.ndarray) -> list[Any]:
-    return [item.decode() if isinstance(item, bytes) else item for item in column.tolist()]

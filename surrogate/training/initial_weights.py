@@ -40,7 +40,7 @@ def initialise(
         _oppose_inhibition(weight, dataset.channels, generator)
     weight.mul_(recipe.input_gain)
     if recipe.memory_ms:
-        _make_leaky(stack, recipe.memory_ms, generator)
+        _make_leaky(stack, recipe.memory_ms, dataset.dt_ms, generator)
     if recipe.base_rate_bias:
         some = trials[:: max(1, len(trials) // _TRIALS_FOR_RATE)]
         spikes = sum(len(dataset.spike_times(int(trial))) for trial in some)
@@ -66,17 +66,21 @@ def _oppose_inhibition(weight: Tensor, channels: Channels, generator: torch.Gene
             weight[:, of] = group.sign * orientation * sizes[:, index : index + 1]
 
 
-def _make_leaky(stack: RecurrentStack, memory_ms: float, generator: torch.Generator) -> None:
+def _make_leaky(
+    stack: RecurrentStack, memory_ms: float, dt_ms: float, generator: torch.Generator
+) -> None:
     """Start the first layer with time constants log-uniform from 2 ms to ``memory_ms``.
 
-    A unit with time constant tau keeps 1 - 1/tau of its memory each step. Gated units get there
-    through their biases, log(tau - 1) on the gate that keeps and its negative on the LSTM's input
-    gate (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 3); a
-    vanilla RNN through exp(-1/tau) on the diagonal of otherwise small recurrent weights.
+    None is shorter than two bins. A unit with a time constant of tau bins keeps 1 - 1/tau of its
+    memory each step. Gated units get there through their biases, log(tau - 1) on the gate that
+    keeps and its negative on the LSTM's input gate (Tallec and Ollivier 2018, "Can recurrent neural
+    networks warp time?", section 3); a vanilla RNN through exp(-1/tau) on the diagonal of otherwise
+    small recurrent weights.
     """
     size = stack.spec.recurrent_sizes[0]
-    ratio = math.log(memory_ms / SHORTEST_MEMORY_MS)
-    tau = SHORTEST_MEMORY_MS * torch.exp(ratio * torch.rand(size, generator=generator))
+    shortest = max(SHORTEST_MEMORY_MS / dt_ms, 2.0)
+    ratio = math.log(max(memory_ms / dt_ms, shortest) / shortest)
+    tau = shortest * torch.exp(ratio * torch.rand(size, generator=generator))
     gates = stack.get_parameter("layers.0.bias_ih_l0").unflatten(0, (-1, size))
     architecture = stack.spec.architecture
     if architecture.keep_gate is not None:

@@ -27,7 +27,7 @@ from surrogate.training.windows import (
     Batch,
     jitter_events,
     plan_judged_windows,
-    plan_windows,
+    plan_run,
     read_batch,
 )
 
@@ -78,7 +78,7 @@ class StepInput:
 
 
 def loss_terms(
-    recipe: Recipe, batch: Batch, logits: Tensor, voltage: Tensor
+    recipe: Recipe, batch: Batch, logits: Tensor, voltage: Tensor, burn_in: int
 ) -> tuple[Tensor, Tensor]:
     """Spike loss and voltage loss of a batch; the run minimises their sum.
 
@@ -88,6 +88,8 @@ def loss_terms(
     batch : Batch
     logits, voltage : Tensor [B, T]
         The network's outputs, the voltage in mV.
+    burn_in : int
+        Bins at the start that do not count.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def loss_terms(
         the clipped voltage in units of ``voltage_unit_mv``, both averaged over the bins after the
         burn-in.
     """
-    scored = slice(recipe.burn_in_ms, None)
+    scored = slice(burn_in, None)
     class_weight = torch.tensor(recipe.class_weight, device=logits.device)
     spike_loss = F.binary_cross_entropy_with_logits(
         logits[:, scored], batch.spikes[:, scored], pos_weight=class_weight
@@ -131,16 +133,9 @@ class Trainer:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.train_trials = dataset.trial_indices("train")
         self.valid_trials = dataset.trial_indices("valid")
-        self.judged, self.judged_burn_in_ms = self._read_judged()
-        self.plan = plan_windows(
-            recipe.window_rule,
-            self.train_trials,
-            dataset.n_steps,
-            recipe.window_ms,
-            recipe.epochs * recipe.windows_per_epoch,
-            config.seed,
-            config.reuse_windows,
-        )
+        self.plan = plan_run(dataset, recipe, config.seed, config.reuse_windows)
+        self.burn_in = dataset.bins(recipe.burn_in_ms)
+        self.judged, self.judged_burn_in = self._read_judged()
         self.stack = RecurrentStack.from_spec(config.spec)
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
@@ -171,13 +166,13 @@ class Trainer:
         step.
         """
         recipe = self.config.recipe
-        affordable = int(2 * JUDGING_SHARE * recipe.steps_per_epoch * recipe.window_ms)
+        affordable = int(2 * JUDGING_SHARE * recipe.steps_per_epoch * self.plan.window)
         length = max(affordable, 2)
         plan = plan_judged_windows(
             self.valid_trials, self.dataset.n_steps, length, recipe.batch_size
         )
         batch = read_batch(self.dataset, plan, 0, len(plan.trial), self.config.labels)
-        return batch, min(recipe.burn_in_ms, plan.window_ms // 2)
+        return batch, min(self.burn_in, plan.window // 2)
 
     def resume(self) -> str | None:
         """Go back to the last checkpoint, if there is one; returns a note about a damaged one."""
@@ -223,7 +218,7 @@ class Trainer:
     def shape(self) -> tuple[object, ...]:
         """What runs that train together must have in common."""
         recipe = self.config.recipe
-        sizes = (recipe.batch_size, recipe.window_ms, recipe.steps_per_epoch)
+        sizes = (recipe.batch_size, self.plan.window, recipe.steps_per_epoch)
         return (self.config.spec, self.device, self.config.data_digest, *sizes)
 
     def input_key(self, step: int) -> tuple[object, ...]:
@@ -273,7 +268,7 @@ class Trainer:
 
     def losses(self, batch: Batch, logits: Tensor, voltage: Tensor) -> tuple[Tensor, Tensor]:
         """:func:`loss_terms` with this run's recipe."""
-        return loss_terms(self.config.recipe, batch, logits, voltage)
+        return loss_terms(self.config.recipe, batch, logits, voltage, self.burn_in)
 
     def learn(self, spike_loss: Tensor, voltage_loss: Tensor) -> float:
         """Change the weights by their gradients; returns the step's loss."""
@@ -320,7 +315,7 @@ class Trainer:
         """Score :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
         weights if they are the best so far."""
         recipe = self.config.recipe
-        scores = epoch_scores(logits, voltage, self.judged, self.judged_burn_in_ms)
+        scores = epoch_scores(logits, voltage, self.judged, self.judged_burn_in)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {

@@ -13,12 +13,14 @@ from surrogate.channels import Channels
 from surrogate.datasets import Dataset
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
+from surrogate.training.recipe import Recipe
 
 __all__ = [
     "Batch",
     "WindowPlan",
     "jitter_events",
     "plan_judged_windows",
+    "plan_run",
     "plan_windows",
     "read_batch",
 ]
@@ -31,15 +33,16 @@ class WindowPlan:
     Attributes
     ----------
     trial, start : int64 [windows]
-        Window w is bins ``start[w] .. start[w] + window_ms - 1`` of trial ``trial[w]``.
-    window_ms : int
+        Window w is bins ``start[w] .. start[w] + window - 1`` of trial ``trial[w]``.
+    window : int
+        Bins of a window.
     reused : bool
         Whether the data hold fewer windows than the run takes, so that some are repeated.
     """
 
     trial: NDArray[np.int64]
     start: NDArray[np.int64]
-    window_ms: int
+    window: int
     reused: bool
 
 
@@ -56,11 +59,41 @@ class Batch:
         return Batch(self.events.to(device), self.spikes.to(device), self.voltage.to(device))
 
 
+def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> WindowPlan:
+    """All windows of a run that trains as ``recipe`` says.
+
+    Raises
+    ------
+    UsageError
+        If the windows do not fit the trials or the bins, or run out and ``reuse`` is false.
+    """
+    window, duration_ms = dataset.bins(recipe.window_ms), dataset.header.duration_ms
+    if window > dataset.n_steps:
+        raise UsageError(
+            f"windows of {recipe.window_ms} ms do not fit trials of {duration_ms:g} ms; "
+            f"use --set window_ms={int(duration_ms)}"
+        )
+    if window <= dataset.bins(recipe.burn_in_ms):
+        raise UsageError(
+            f"windows of {recipe.window_ms} ms with a burn-in of {recipe.burn_in_ms} ms leave no "
+            f"bin of {dataset.dt_ms:g} ms; use a longer --set window_ms"
+        )
+    return plan_windows(
+        recipe.window_rule,
+        dataset.trial_indices("train"),
+        dataset.n_steps,
+        window,
+        recipe.epochs * recipe.windows_per_epoch,
+        seed,
+        reuse,
+    )
+
+
 def plan_windows(
     rule: str,
     trials: NDArray[np.int64],
     n_steps: int,
-    window_ms: int,
+    window: int,
     count: int,
     seed: int,
     reuse: bool,
@@ -75,21 +108,17 @@ def plan_windows(
         Trials to draw from.
     n_steps : int
         Bins of a trial.
-    window_ms, count, seed : int
+    window, count, seed : int
+        Bins of a window, number of windows, seed of the draw.
     reuse : bool
         Repeat the windows, in a new order, when they have run out.
 
     Raises
     ------
     UsageError
-        If a window is longer than a trial, or the windows run out and ``reuse`` is false.
+        If the windows run out and ``reuse`` is false.
     """
-    if window_ms > n_steps:
-        raise UsageError(
-            f"windows of {window_ms} ms do not fit trials of {n_steps} ms; "
-            f"use --set window_ms={n_steps}"
-        )
-    starts_per_trial = n_steps - window_ms + 1
+    starts_per_trial = n_steps - window + 1
     available = len(trials) * (starts_per_trial if rule == "distinct" else 1)
     if count > available and not reuse:
         unit = "windows that differ" if rule == "distinct" else "trials, one window each"
@@ -111,30 +140,28 @@ def plan_windows(
             start.append(rng.integers(0, starts_per_trial, size=take))
         left -= take
     return WindowPlan(
-        np.concatenate(trial), np.concatenate(start), window_ms, reused=count > available
+        np.concatenate(trial), np.concatenate(start), window, reused=count > available
     )
 
 
 def plan_judged_windows(
-    trials: NDArray[np.int64], n_steps: int, length_ms: int, count: int
+    trials: NDArray[np.int64], n_steps: int, length: int, count: int
 ) -> WindowPlan:
-    """At most ``count`` windows of ``length_ms`` that cover ``trials`` evenly, without overlap."""
-    length_ms = min(length_ms, n_steps)
-    per_trial = n_steps // length_ms
+    """At most ``count`` windows of ``length`` that cover ``trials`` evenly, without overlap."""
+    length = min(length, n_steps)
+    per_trial = n_steps // length
     available = len(trials) * per_trial
     picks = np.linspace(0, available - 1, min(count, available)).round().astype(np.int64)
-    return WindowPlan(
-        trials[picks // per_trial], picks % per_trial * length_ms, length_ms, reused=False
-    )
+    return WindowPlan(trials[picks // per_trial], picks % per_trial * length, length, reused=False)
 
 
 def read_batch(dataset: Dataset, plan: WindowPlan, first: int, size: int, labels: str) -> Batch:
     """Windows ``first .. first + size - 1`` of the plan."""
     trials, starts = plan.trial[first : first + size], plan.start[first : first + size]
     return Batch(
-        dataset.events(trials, starts, plan.window_ms),
-        torch.from_numpy(dataset.spikes(trials, starts, plan.window_ms, labels)).float(),
-        torch.from_numpy(dataset.voltage(trials, starts, plan.window_ms)),
+        dataset.events(trials, starts, plan.window),
+        torch.from_numpy(dataset.spikes(trials, starts, plan.window, labels)).float(),
+        torch.from_numpy(dataset.voltage(trials, starts, plan.window)),
     )
 
 

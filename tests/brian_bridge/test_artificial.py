@@ -150,7 +150,7 @@ def test_thresholds_are_checked_at_the_steps_alone() -> None:
 
 
 def test_a_readout_hears_surrogates_and_answers_them() -> None:
-    cells = SurrogateNeuron(2, random_model(logit=-50.0, refractory_ms=1))
+    cells = SurrogateNeuron(2, random_model(logit=-50.0, refractory_bins=1))
     units = ArtificialUnits(
         1, lambda x, state: (x, state), input_size=1, step=5 * ms, threshold="y >= 8"
     )

@@ -164,7 +164,12 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         ((1, bare), {"threshold": "p > 0.5"}, UsageError, ["refractory="]),
         ((2, [model]), {}, UsageError, ["1 models for 2 neurons"]),
         ((2, [model, random_model(inputs=30)]), {}, UsageError, ["model 1", "input_size=30"]),
-        ((2, [model, random_model(refractory_ms=7)]), {}, UsageError, ["2.0, 7.0", "refractory="]),
+        (
+            (2, [model, random_model(refractory_bins=7)]),
+            {},
+            UsageError,
+            ["2.0, 7.0", "refractory="],
+        ),
         ((1, model), {"threshold": 0.5}, UsageError, ["0.5", "Level()"]),
         ((1, model), {"threshold": Level}, UsageError, ["Level()"]),
         ((1, model), {"precision": "float16"}, UsageError, ["float16", "float32"]),

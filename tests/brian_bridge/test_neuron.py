@@ -88,7 +88,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarni
 
 
 def test_the_cards_rule_is_the_default(recorded) -> None:
-    model = random_model(refractory_ms=4)
+    model = random_model(refractory_bins=4)
     expected = model.spike_rule.emit(_logits(model, recorded))
     assert 10 < expected.sum() < expected.size / 4
     np.testing.assert_array_equal(_spikes(SurrogateNeuron(3, model), recorded), expected)
@@ -148,12 +148,12 @@ def test_a_quantity_expression_or_nothing_is_a_refractory_period(recorded) -> No
 
 
 def test_subgroups_have_their_inputs_channels_and_spikes() -> None:
-    model = random_model(logit=-50.0, refractory_ms=1)
+    model = random_model(logit=-50.0, refractory_bins=1)
     cells = SurrogateNeuron(5, model, name="cells")
     part = cells[2:4]
     source = SpikeGeneratorGroup(1, [0], [0.5] * ms)
     synapses = Synapses(source, part.inputs, on_pre="x_post += 1")
-    synapses.connect(i=0, j=part.channel([0, 1], [3, 4], "inh"))
+    synapses.connect(i=0, j=part.channel([0, 1], [3, 4], "inhibitory"))
     target = NeuronGroup(2, "y : 1")
     out = Synapses(part[1:], target, on_pre="y_post += 1")
     out.connect()
@@ -172,17 +172,18 @@ def test_subgroups_have_their_inputs_channels_and_spikes() -> None:
 def test_channels_are_where_the_card_says() -> None:
     cells = SurrogateNeuron(4, random_model())
     assert cells.channel(0, 0) == 0
-    assert cells.channel(3, 2, "inh") == 3 * INPUTS + EXCITATORY + 2
-    grid = cells.channel(np.arange(4)[:, None], np.arange(EXCITATORY), kind="exc")
+    assert cells.channel(3, 2, "inhibitory") == 3 * INPUTS + EXCITATORY + 2
+    grid = cells.channel(np.arange(4)[:, None], np.arange(EXCITATORY), group="excitatory")
     assert grid.shape == (4, EXCITATORY)
     assert grid[2, 5] == 2 * INPUTS + 5
     none = cells.channel([], [])
     assert (none.shape, none.dtype) == ((0,), np.int64)
     for arguments, named in [
         ((4, 0), "neuron 4"),
-        ((0, EXCITATORY), f"segment {EXCITATORY}"),
+        ((0, EXCITATORY, "excitatory"), f"excitatory channel {EXCITATORY}"),
+        ((0, INPUTS), f"channel {INPUTS}"),
         ((-1, 0), "neuron -1"),
-        ((0, 0, "nmda"), "'nmda'"),
+        ((0, 0, "nmda"), "'nmda': expected excitatory or inhibitory"),
         ((0.5, 0), "0.5"),
     ]:
         with pytest.raises(UsageError, match=named):

@@ -125,7 +125,7 @@ def test_synaptic_delays_to_the_inputs_shift_arrivals() -> None:
 @pytest.mark.parametrize("dt_ms", [0.05, 0.1, 1.0])
 def test_spikes_come_at_the_steps_and_delays_from_them_are_exact(dt_ms) -> None:
     defaultclock.dt = dt_ms * ms
-    model = random_model(logit=-5.0, refractory_ms=3)  # spikes whenever it may
+    model = random_model(logit=-5.0, refractory_bins=3)  # spikes whenever it may
     cells = SurrogateNeuron(2, model)
     target = NeuronGroup(4, "y : 1")
     synapses = Synapses(cells, target, on_pre="y_post += 1")

@@ -71,7 +71,11 @@ def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
     model = surrogate.load(folder / "model.h5")
     card = model.card
-    assert (card.arch, card.hidden_sizes, card.input_size) == ("gru", [6, 2], 20)
+    assert (card.spec.arch, card.spec.hidden_sizes, card.spec.input_size) == ("gru", (6, 2), 20)
+    assert [(group.name, group.size) for group in card.channels.groups] == [
+        ("excitatory", 10),
+        ("inhibitory", 10),
+    ]
     assert card.resting_voltage_mv == -75
     assert set(card.segments) == {"type", "length_um", "distance_um", "section"}
     for key in ("segment_jitter", "learning_rate", "epochs", "select_by"):

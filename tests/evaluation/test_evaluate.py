@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import surrogate
 from surrogate import RecurrentStack, datasets
+from surrogate.channels import Channels
 from surrogate.cli.main import cli, main
 from surrogate.errors import DataError, UsageError
 from surrogate.evaluation.comparison import Comparison
@@ -22,12 +23,15 @@ from surrogate.evaluation.evaluate import evaluate, evaluate_outputs
 from surrogate.evaluation.protocols import PROTOCOLS, Outputs, run_protocol
 from surrogate.evaluation.scores import SCORES
 from surrogate.kernels import SpikeEvents
-from surrogate.model.model_file import Model, ModelCard, save
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model, save
 from surrogate.model.prediction import predict_dataset, predict_events
-from surrogate.model.spike_rule import match_output_rate
+from surrogate.model.spike_rule import SpikeRule, match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces, roc_in_terminal
 from surrogate.training.epoch_scores import epoch_scores
 from surrogate.training.windows import Batch, plan_judged_windows, read_batch
+
+CHANNELS = Channels.of(excitatory=10, inhibitory=10)
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def stack() -> RecurrentStack:
 @pytest.fixture
 def model_path(tmp_path: Path, stack: RecurrentStack) -> Path:
     path = tmp_path / "model.h5"
-    save(path, stack, ModelCard.for_spec(stack.spec))
+    save(path, stack, ModelCard(stack.spec, CHANNELS, 1.0))
     return path
 
 
@@ -52,11 +56,15 @@ class RandomTrials:
         rng = np.random.default_rng(4)
         self.path, self.digest = Path("random.h5"), "0" * 64
         self.n_inputs, self.n_steps, self.n_trials = 20, n_steps, n_trials
-        self.dt_ms = 1.0
+        self.dt_ms, self.channels = 1.0, CHANNELS
+        self.header = datasets.Header(n_steps, CHANNELS, 1.0)
         self.dense = rng.random((n_trials, n_steps, 20)) < 0.05
         self.potential = rng.normal(-65, 5, (n_trials, n_steps)).astype(np.float32)
         self.times = [np.sort(rng.choice(n_steps, 10, False)) + 0.75 for _ in range(n_trials)]
         self.times[1] = np.arange(25) * 40 + 600.75
+
+    def bins(self, duration_ms: float) -> int:
+        return round(duration_ms)
 
     def trial_indices(self, split: str) -> np.ndarray:
         return np.arange(self.n_trials)
@@ -88,19 +96,21 @@ def _whole(stack: RecurrentStack, dense: np.ndarray) -> np.ndarray:
         return stack(SpikeEvents.from_dense(torch.from_numpy(dense)))[0].numpy()
 
 
-@pytest.mark.parametrize("chunk_ms", [1, 7, 400, 1000])
-def test_predicting_in_chunks_equals_the_whole(toy_data, stack, chunk_ms) -> None:
+@pytest.mark.parametrize("chunk_bins", [1, 7, 400, 1000])
+def test_predicting_in_chunks_equals_the_whole(toy_data, stack, chunk_bins) -> None:
     with datasets.open(toy_data) as data:
         trials = np.array([3, 0, 7])
         events = data.events(trials, np.zeros(3, int), 400)
-        logits, voltage = predict_events(stack, events, chunk_ms=chunk_ms)
+        logits, voltage = predict_events(stack, events, chunk_bins=chunk_bins)
         with torch.no_grad():
             expected = stack(events)
         np.testing.assert_allclose(logits, expected[0].numpy(), atol=1e-6)
         np.testing.assert_allclose(voltage, expected[1].numpy(), atol=1e-4)
         assert logits.dtype == voltage.dtype == np.float32
         for got, want in zip(
-            predict_dataset(stack, data, trials, batch=2, chunk_ms=chunk_ms), expected, strict=False
+            predict_dataset(stack, data, trials, batch=2, chunk_bins=chunk_bins),
+            expected,
+            strict=False,
         ):
             np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
 
@@ -125,19 +135,20 @@ def test_progress_counts_every_bin(toy_data, stack) -> None:
 def test_a_model_of_other_input_size_is_a_usage_error(toy_data) -> None:
     with datasets.open(toy_data) as data:
         with pytest.raises(UsageError, match="20 input channels, the model takes 1278"):
-            predict_dataset(RecurrentStack("rnn", (2,)), data, [0])
+            predict_dataset(RecurrentStack("rnn", (2,), 1278), data, [0])
         with pytest.raises(UsageError, match=r"channels 0\.\.5"):
             predict_events(RecurrentStack("rnn", (2,), input_size=6), data.events([0], [0], 50))
 
 
 def test_protocol_windows() -> None:
-    assert PROTOCOLS["stateful"].windows(6000) == [(0, 0, 6000)]
-    assert PROTOCOLS["blog"].windows(2500) == [
+    long = RandomTrials(6000, 2)
+    assert PROTOCOLS["stateful"].windows(long) == [(0, 0, 6000)]
+    assert PROTOCOLS["blog"].windows(RandomTrials(2500, 2)) == [
         (0, 0, 1000),
         (1000, 1000, 2000),
         (2000, 2000, 2500),
     ]
-    published = PROTOCOLS["published"].windows(6000)
+    published = PROTOCOLS["published"].windows(long)
     assert published[:2] == [(350, 500, 850), (700, 850, 1200)]
     assert published[-1] == (5600, 5750, 6000)
     scored = [bin for _, first, stop in published for bin in range(first, stop)]
@@ -170,7 +181,7 @@ def test_published_protocol_burns_in_and_drops_busy_trials(stack) -> None:
 
 def test_published_voltage_is_rescaled(stack) -> None:
     data = RandomTrials()
-    model = Model(stack, ModelCard.for_spec(stack.spec))
+    model = Model(stack, ModelCard(stack.spec, CHANNELS, 1.0))
     result = evaluate(model, data, split="all", protocol="published", bootstrap=0)
     ours, theirs = (
         np.minimum(voltage.astype(float), -55)
@@ -231,7 +242,7 @@ def test_outputs_that_are_not_finite_have_no_scores(toy_data, stack) -> None:
         outputs = predict_dataset(stack, data, [0])
         assert set(epoch_scores(*outputs, _whole_trials(data, [0]), 0).values()) == {None}
         with pytest.raises(DataError, match="not finite"):
-            evaluate(Model(stack, ModelCard.for_spec(stack.spec)), data)
+            evaluate(Model(stack, ModelCard(stack.spec, CHANNELS, 1.0)), data)
 
 
 def test_report_has_every_promised_key_with_its_interval(toy_data, model_path) -> None:
@@ -275,7 +286,7 @@ def test_one_trial_has_no_intervals(toy_data, model_path) -> None:
 
 def test_trials_without_spikes_are_reported_not_raised(toy_data, model_path) -> None:
     model = surrogate.load(model_path)
-    model.card.spike_rule = {"kind": "level", "logit": 9.0, "refractory_ms": 6, "chosen_by": "hand"}
+    model.card.spike_rule = SpikeRule("level", 9.0, 6, "hand")
     with datasets.open(toy_data) as data:
         outputs = run_protocol(model.stack, data, [0, 1])
         outputs.spikes[:] = 0
@@ -294,7 +305,7 @@ def test_emission_is_counted_against_the_neuron(toy_data, model_path) -> None:
     with datasets.open(toy_data) as data:
         outputs = run_protocol(model.stack, data, data.trial_indices("all"))
         outputs.logits[:] = np.where(outputs.spikes, 5.0, -5.0)
-        model.card.spike_rule = match_output_rate(outputs.logits, outputs.spikes, "test").to_dict()
+        model.card.spike_rule = match_output_rate(outputs.logits, outputs.spikes, 1.0, "test")
         report = evaluate_outputs(model, data, "all", outputs, bootstrap=20)
     rule = report["spike_rule"]
     assert rule["emitted_spikes"] == outputs.spikes.sum()
@@ -366,7 +377,7 @@ def test_no_rule_is_chosen_without_a_spike_or_a_file(toy_data, model_path, stack
         data.spikes = lambda trials, starts, steps, labels: np.zeros((len(trials), steps), np.uint8)
         with pytest.raises(UsageError, match="no output spike in split 'valid'"):
             evaluate(model_path, data, split="valid", write_rule=True)
-        alone = Model(stack, ModelCard.for_spec(stack.spec))
+        alone = Model(stack, ModelCard(stack.spec, CHANNELS, 1.0))
         with pytest.raises(UsageError, match="no file to write"):
             evaluate(alone, data, split="valid", write_rule=True)
     assert model_path.read_bytes() == before
@@ -391,12 +402,12 @@ def test_evaluating_in_python_is_what_the_command_does(run, model_path, toy_data
 
 
 def test_wrong_input_size_is_one_line_on_the_command_line(tmp_path, toy_data, capsys) -> None:
-    stack = RecurrentStack("rnn", (2,))
-    save(tmp_path / "m.h5", stack, ModelCard.for_spec(stack.spec))
+    stack = RecurrentStack("rnn", (2,), 1278)
+    save(tmp_path / "m.h5", stack, ModelCard(stack.spec, Channels.of(input=1278), 1.0))
     assert main(["evaluate", str(tmp_path / "m.h5"), "--data", str(toy_data)]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
     assert len(error) == 1
-    assert "20 input channels, the model takes 1278" in error[0]
+    assert "channels of 10 excitatory, 10 inhibitory, the model has 1278 input" in error[0]
 
 
 def _outputs(logits: np.ndarray, spikes: np.ndarray) -> Outputs:

@@ -235,14 +235,14 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
 
     def fitting(sharing: int, free: int, kept: int = 0) -> int:
         memory.update(free=free, kept=kept)
-        return task._fitting(one, "cuda:0", sharing)
+        return task._fitting(one, 100, "cuda:0", sharing)
 
     many = fitting(1, 10**9)
     assert many > 10
     assert fitting(1, 0) == 1
     assert fitting(1, 4 * 10**8, kept=6 * 10**8) == many  # torch's own, from the task before
     assert fitting(2, 10**9) == pytest.approx(many / 2, abs=1)
-    assert task._fitting(one, "cpu", 1) >= 216
+    assert task._fitting(one, 100, "cpu", 1) >= 216
     monkeypatch.setattr(task, "default_provider", lambda device, arch: "torch")
     assert fitting(1, 10**9) == 1
 

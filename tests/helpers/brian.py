@@ -10,8 +10,11 @@ import torch
 from brian2 import NeuronGroup, SpikeGeneratorGroup, Synapses, ms
 from numpy.typing import NDArray
 
+from surrogate.channels import Channels
 from surrogate.kernels import SpikeEvents, run_stack
-from surrogate.model.model_file import Model, ModelCard
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import Model
+from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
 
 # pytest's handler would format every line of Brian2's log, however fine: ten times the run time.
@@ -28,7 +31,7 @@ def random_model(
     head: str = "recurrent",
     inputs: int = INPUTS,
     logit: float | None = None,
-    refractory_ms: int = 2,
+    refractory_bins: int = 2,
     **card: Any,
 ) -> Model:
     """A model with random weights whose outputs vary with its input.
@@ -39,17 +42,15 @@ def random_model(
     stack = RecurrentStack(arch, sizes, inputs, head, voltage_scale=10.0, voltage_offset=-67.7)
     for parameter in stack.parameters():
         torch.nn.init.uniform_(parameter, -0.8, 0.8, generator=generator)
-    fields = {"n_excitatory": EXCITATORY, "resting_voltage_mv": -76.0} | card
-    model = Model(stack, ModelCard.for_spec(stack.spec, **fields))
+    groups = {"excitatory": min(EXCITATORY, inputs)}
+    if inputs > EXCITATORY:
+        groups["inhibitory"] = inputs - EXCITATORY
+    fields = {"channels": Channels.of(**groups), "dt_ms": 1.0, "resting_voltage_mv": -76.0} | card
+    model = Model(stack, ModelCard(stack.spec, **fields))
     if logit is None:
         typical = np.random.default_rng(seed).random((1, 200, inputs)) < 0.3
         logit = float(np.quantile(offline(model, typical)[0], 0.7))
-    model.card.spike_rule = {
-        "kind": "level",
-        "logit": logit,
-        "refractory_ms": refractory_ms,
-        "chosen_by": "hand",
-    }
+    model.card.spike_rule = SpikeRule("level", logit, refractory_bins, "hand")
     return model
 
 

@@ -78,7 +78,9 @@ def main(mode: str, folder: str) -> None:
         out.connect(i=[0, 0, 1, 2, 2], j=[0, 1, 2, 3, 4])
         members.append(out)
     back = Synapses(lif, groups[0].inputs, on_pre="x_post += 1", delay=1.3 * ms, name="back")
-    back.connect(i=[0, 1, 2, 3, 4], j=groups[0].channel([0, 1, 2, 0, 1], [1, 2, 3, 4, 5], "inh"))
+    back.connect(
+        i=[0, 1, 2, 3, 4], j=groups[0].channel([0, 1, 2, 0, 1], [1, 2, 3, 4, 5], "inhibitory")
+    )
     spikes = {
         group.name: SpikeMonitor(group, name=f"spikes_{group.name}") for group in (lif, *groups)
     }

@@ -240,7 +240,7 @@ def test_spike_events_go_to_dense_and_back() -> None:
     ],
 )
 def test_published_parameter_counts_are_exact(arch, sizes, count) -> None:
-    assert StackSpec(arch, sizes).parameter_count == count
+    assert StackSpec(arch, sizes, 1278).parameter_count == count
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_published_parameter_counts_are_exact(arch, sizes, count) -> None:
 )
 def test_impossible_stacks_are_refused_with_value_and_range(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
-        StackSpec(**{"arch": "rnn", "hidden_sizes": (8, 2), **arguments})
+        StackSpec(**{"arch": "rnn", "hidden_sizes": (8, 2), "input_size": 20, **arguments})
 
 
 def test_a_device_without_kernels_falls_back_to_torch_and_says_so_once(capsys) -> None:

@@ -81,7 +81,7 @@ def test_each_neuron_can_have_its_own_weights(provider, threads) -> None:
 
 @each_provider
 def test_float32_steps_stay_within_rounding_in_the_callers_arrays(provider) -> None:
-    spec = StackSpec("lstm", (32, 16, 2))
+    spec = StackSpec("lstm", (32, 16, 2), 1278)
     weights, counts = _weights(spec), _counts(spec, 3)
     expected, _ = _whole(spec, weights, counts)
     state, outputs = np.zeros((3, spec.state_size), np.float32), np.zeros((3, 2), np.float32)

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 import surrogate
 from surrogate import RecurrentStack, datasets
+from surrogate.channels import ChannelGroup, Channels
 from surrogate.errors import DataError
-from surrogate.model.model_file import ModelCard, load, save
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import load, save
+from surrogate.model.spike_rule import SpikeRule
 
 MODULES = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 
@@ -32,15 +35,16 @@ def _stack(arch: str = "lstm", head: str = "recurrent") -> RecurrentStack:
 
 
 def _card(stack: RecurrentStack) -> ModelCard:
-    return ModelCard.for_spec(
+    groups = [
+        ChannelGroup("excitatory", 10, "AMPA", sign=1, segments=range(10)),
+        ChannelGroup("inhibitory", 10),
+    ]
+    return ModelCard(
         stack.spec,
-        n_excitatory=10,
-        spike_rule={
-            "kind": "level",
-            "logit": 1 / 3,  # no float32: a file that rounds would show
-            "refractory_ms": 6,
-            "chosen_by": "hand",
-        },
+        Channels(groups),
+        1.0,
+        # no float32: a file that rounds would show
+        spike_rule=SpikeRule("level", 1 / 3, 6, "hand"),
         segments={"type": ["basal"] * 10, "length_um": [20.5] * 10},
         resting_voltage_mv=-76.0,
         input_rate_hz={"excitatory": [0.5, 1.5], "inhibitory": [1.0, 2.0]},
@@ -162,7 +166,7 @@ def test_a_data_set_is_not_a_model(toy_data) -> None:
 def test_any_hdf5_library_reads_it(path) -> None:
     with h5py.File(path) as file:
         assert file.attrs["format"] == "surrogate-model"
-        assert json.loads(file["card"].asstr()[()])["arch"] == "lstm"
+        assert json.loads(file["card"].asstr()[()])["spec"]["arch"] == "lstm"
         np.testing.assert_array_equal(
             file["weights/layers.1.weight_hh_l0"], _stack().layers[1].weight_hh_l0.detach()
         )
@@ -244,7 +248,7 @@ def _card_is_a_group(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_set_version, "model file version 99, this release reads 1"),
+        (_set_version, "model file version 99, this release reads 2"),
         (_odd_version, "model file version"),
         (_odd_format, "format is"),
         (_nan_weight, "layers.0.bias_ih_l0 holds values that are not finite"),
@@ -266,18 +270,25 @@ def test_damaged_files_are_refused(path, damage: Callable[[h5py.File], None], me
 
 
 CARD_DAMAGE = [
-    {"arch": "transformer"},
-    {"arch": ["lstm"]},
-    {"hidden_sizes": [4, 3, 1000, 2]},
-    {"hidden_sizes": "4-3-2"},
-    {"hidden_sizes": 3},
-    {"input_size": 10**9},
-    {"input_size": "many"},
-    {"head": None},
-    {"voltage_scale": 0},
-    {"spike_rule": {"kind": "level"}},
-    {"spike_rule": {"kind": "level", "logit": 10**400, "refractory_ms": 6, "chosen_by": ""}},
+    {"spec": {"arch": "transformer"}},
+    {"spec": {"arch": ["lstm"]}},
+    {"spec": {"hidden_sizes": [4, 3, 1000, 2]}},
+    {"spec": {"hidden_sizes": "4-3-2"}},
+    {"spec": {"hidden_sizes": 3}},
+    {"spec": {"input_size": 10**9}},
+    {"spec": {"input_size": "many"}},
+    {"spec": {"input_size": 21}},
+    {"spec": {"head": None}},
+    {"spec": {"voltage_scale": 0}},
+    {"spec": {"unheard_of": 1}},
+    {"spike_rule": {"logit": 10**400}},
+    {"spike_rule": {"unheard_of": 1}},
     {"spike_rule": "level"},
+    {"channels": {"groups": []}},
+    {"channels": {"groups": [{"name": "a"}]}},
+    {"channels": 20},
+    {"dt_ms": 0},
+    {"dt_ms": "1"},
     {"unheard_of": 1},
 ]
 
@@ -285,7 +296,10 @@ CARD_DAMAGE = [
 @pytest.mark.parametrize("changes", CARD_DAMAGE, ids=lambda changes: json.dumps(changes)[:40])
 def test_impossible_cards_are_refused(path, changes) -> None:
     with _altered(path) as file:
-        card = json.loads(file["card"].asstr()[()]) | changes
+        card = json.loads(file["card"].asstr()[()])
+        for name, value in changes.items():
+            both = isinstance(value, dict) and isinstance(card.get(name), dict)
+            card[name] = card[name] | value if both else value
         del file["card"]
         file["card"] = json.dumps(card)
     _expect(path, "card is damaged")
@@ -337,12 +351,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path) -> None:
 
 def test_a_full_disk_leaves_the_old_file(path) -> None:
     before = path.read_bytes()
-    stack = RecurrentStack("lstm", (64, 2))
+    stack = RecurrentStack("lstm", (64, 2), 1278)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(DataError) as error:
-            save(path, stack, ModelCard.for_spec(stack.spec))
+            save(path, stack, ModelCard(stack.spec, Channels.of(input=1278), 1.0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(path) in str(error.value)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from surrogate.model.spike_rule import REFRACTORY_MS, SpikeRule, match_output_rate
 
 
-def _emit_one_bin_at_a_time(logits: np.ndarray, level: float, refractory_ms: int) -> np.ndarray:
+def _emit_one_bin_at_a_time(logits: np.ndarray, level: float, refractory_bins: int) -> np.ndarray:
     spikes = np.zeros(logits.shape, bool)
     for row, trial in zip(spikes, logits, strict=True):
-        last = -refractory_ms
+        last = -refractory_bins
         for t, logit in enumerate(trial.tolist()):
-            if logit >= level and t - last >= refractory_ms:
+            if logit >= level and t - last >= refractory_bins:
                 row[t] = True
                 last = t
     return spikes
@@ -36,12 +36,12 @@ def test_emit_waits_for_the_refractory_period() -> None:
 @given(
     seed=st.integers(0, 2**32 - 1),
     level=st.floats(-2, 2),
-    refractory_ms=st.integers(1, 12),
+    refractory_bins=st.integers(1, 12),
 )
-def test_emit_equals_the_plain_loop(seed, level, refractory_ms) -> None:
+def test_emit_equals_the_plain_loop(seed, level, refractory_bins) -> None:
     logits = np.random.default_rng(seed).normal(size=(3, 80)).astype(np.float32)
-    emitted = SpikeRule("level", level, refractory_ms, "random").emit(logits)
-    np.testing.assert_array_equal(emitted, _emit_one_bin_at_a_time(logits, level, refractory_ms))
+    emitted = SpikeRule("level", level, refractory_bins, "random").emit(logits)
+    np.testing.assert_array_equal(emitted, _emit_one_bin_at_a_time(logits, level, refractory_bins))
 
 
 def test_emit_leaves_the_logits_alone() -> None:
@@ -57,41 +57,43 @@ def test_the_level_is_compared_in_float64() -> None:
     assert not SpikeRule("level", level, 1, "hand").emit(np.ones((1, 1), np.float32)).any()
 
 
-@pytest.mark.parametrize("refractory_ms", [1, 4, 9])
-def test_matched_rule_emits_the_neurons_number_of_spikes(refractory_ms) -> None:
+@pytest.mark.parametrize("refractory_bins", [1, 4, 9])
+def test_matched_rule_emits_the_neurons_number_of_spikes(refractory_bins) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(5, 2000)).astype(np.float32)
     spikes = (rng.random(logits.shape) < 0.01).astype(np.uint8)
-    rule = match_output_rate(logits, spikes, "test", refractory_ms)
+    rule = match_output_rate(logits, spikes, 1.0, "test", refractory_bins)
     assert rule.emit(logits).sum() == spikes.sum()
-    assert rule.refractory_ms == refractory_ms
+    assert rule.refractory_bins == refractory_bins
 
 
 def test_matched_level_lies_between_the_logits_that_spike_and_those_that_do_not() -> None:
     logits = np.array([[0.0, 5.0, 1.0, 4.0, 0.5]], np.float32)
     spikes = np.array([[0, 1, 0, 1, 0]], np.uint8)
-    assert match_output_rate(logits, spikes, "test", 1).logit == 2.5
+    assert match_output_rate(logits, spikes, 1.0, "test", 1).logit == 2.5
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), refractory_ms=st.integers(1, 8), decimals=st.integers(0, 2))
-def test_no_level_matches_the_rate_better(seed, refractory_ms, decimals) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1), refractory_bins=st.integers(1, 8), decimals=st.integers(0, 2)
+)
+def test_no_level_matches_the_rate_better(seed, refractory_bins, decimals) -> None:
     rng = np.random.default_rng(seed)
     logits = np.round(rng.normal(size=(2, 60)), decimals)
     spikes = (rng.random(logits.shape) < 0.1).astype(np.uint8)
     spikes[0, 0] = 1
     wanted = int(spikes.sum())
     counts = [
-        _emit_one_bin_at_a_time(logits, level, refractory_ms).sum() for level in np.unique(logits)
+        _emit_one_bin_at_a_time(logits, level, refractory_bins).sum() for level in np.unique(logits)
     ]
-    rule = match_output_rate(logits, spikes, "test", refractory_ms)
+    rule = match_output_rate(logits, spikes, 1.0, "test", refractory_bins)
     best = min(abs(int(count) - wanted) for count in counts)
     assert abs(int(rule.emit(logits).sum()) - wanted) == best
 
 
 def test_a_silent_neuron_has_no_rate_to_match() -> None:
     with pytest.raises(ValueError, match="no output spike"):
-        match_output_rate(np.zeros((1, 5)), np.zeros((1, 5), np.uint8), "test")
+        match_output_rate(np.zeros((1, 5)), np.zeros((1, 5), np.uint8), 1.0, "test")
 
 
 def test_refractory_period_gives_way_to_a_faster_neuron() -> None:
@@ -99,9 +101,11 @@ def test_refractory_period_gives_way_to_a_faster_neuron() -> None:
     slow, fast = np.zeros((2, 2, 100), np.uint8)
     slow[0, [5, 40]] = slow[1, 41] = 1
     fast[0, [5, 8, 40]] = 1
-    assert match_output_rate(logits, slow, "test").refractory_ms == REFRACTORY_MS
-    assert match_output_rate(logits, fast, "test").refractory_ms == 3
-    assert match_output_rate(logits, fast, "test", 2).refractory_ms == 2
+    assert match_output_rate(logits, slow, 1.0, "test").refractory_bins == REFRACTORY_MS
+    assert match_output_rate(logits, fast, 1.0, "test").refractory_bins == 3
+    assert match_output_rate(logits, slow, 0.5, "test").refractory_bins == 2 * REFRACTORY_MS
+    assert match_output_rate(logits, slow, 20.0, "test").refractory_bins == 1
+    assert match_output_rate(logits, fast, 1.0, "test", 2).refractory_bins == 2
 
 
 def test_refractory_period_is_below_every_interval_of_the_real_neuron(shared_data) -> None:
@@ -119,11 +123,11 @@ def test_refractory_period_is_below_every_interval_of_the_real_neuron(shared_dat
         {"kind": "peak"},
         {"logit": float("nan")},
         {"logit": float("inf")},
-        {"refractory_ms": 0},
-        {"refractory_ms": 2.5},
+        {"refractory_bins": 0},
+        {"refractory_bins": 2.5},
     ],
 )
 def test_impossible_rules_are_refused(fields) -> None:
-    valid = {"kind": "level", "logit": 0.5, "refractory_ms": 6, "chosen_by": "hand"}
+    valid = {"kind": "level", "logit": 0.5, "refractory_bins": 6, "chosen_by": "hand"}
     with pytest.raises(ValueError, match="expected"):
         SpikeRule(**(valid | fields))

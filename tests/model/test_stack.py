@@ -87,9 +87,9 @@ def test_from_spec_builds_the_same_stack() -> None:
 
 def test_wrong_arguments_are_usage_errors_that_name_the_value() -> None:
     with pytest.raises(UsageError, match="unknown arch 'transformer'"):
-        RecurrentStack("transformer", (8, 2))
+        RecurrentStack("transformer", (8, 2), 20)
     with pytest.raises(UsageError, match="8-4 end in 4"):
-        RecurrentStack("rnn", (8, 4))
+        RecurrentStack("rnn", (8, 4), 20)
     with pytest.raises(UsageError, match="'64_2x'"):
         parse_sizes("64_2x")
     assert parse_sizes("256-64-2") == (256, 64, 2)

@@ -18,8 +18,10 @@ import pytest
 from helpers.grid import small_grid, surrogate_command, take
 from helpers.report import Page, assert_accessible, assert_self_contained
 from surrogate import RecurrentStack
+from surrogate.channels import Channels
 from surrogate.errors import DataError, UsageError
-from surrogate.model.model_file import ModelCard, save
+from surrogate.model.card import ModelCard
+from surrogate.model.model_file import save
 from surrogate.report import drawings
 from surrogate.report.grid_report import write_grid_report
 from surrogate.report.model_report import write_model_report
@@ -375,7 +377,8 @@ def test_model_report_without_its_runs_folder_has_no_learning_curve(
 
 def test_model_whose_card_says_little_has_a_report(toy_data, tmp_path, quick) -> None:
     stack = RecurrentStack("gru", (3, 2), input_size=20)
-    save(tmp_path / "model.h5", stack, ModelCard.for_spec(stack.spec))
+    channels = Channels.of(excitatory=10, inhibitory=10)
+    save(tmp_path / "model.h5", stack, ModelCard(stack.spec, channels, 1.0))
     result = write_model_report(tmp_path / "model.h5", data=toy_data)
     assert [note.partition(":")[0] for note in result["missing"]] == ["spike rule"]
     page = Page(tmp_path / "report.html")

@@ -194,23 +194,24 @@ def test_the_loss_is_the_blogs_sum(tmp_path) -> None:
     logits, voltage, target = (torch.randn(3, 50, generator=generator) for _ in range(3))
     spikes = (torch.rand(3, 50, generator=generator) < 0.2).float()
     batch = Batch(None, spikes, target * 100)  # type: ignore[arg-type]
-    spike_loss, voltage_loss = loss_terms(recipe, batch, logits, voltage * 100)
+    spike_loss, voltage_loss = loss_terms(recipe, batch, logits, voltage * 100, burn_in=0)
     expected = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(5.0))(logits, spikes)
     torch.testing.assert_close(spike_loss, expected)
     torch.testing.assert_close(voltage_loss, torch.nn.MSELoss()(voltage, target))
 
 
 def test_burn_in_and_clipping_keep_bins_and_spikes_out_of_the_loss() -> None:
-    recipe = _recipe(burn_in_ms=20, voltage_clip_mv=-55.0, voltage_unit_mv=10.0)
+    recipe = _recipe(voltage_clip_mv=-55.0, voltage_unit_mv=10.0)
     logits, spikes = torch.zeros(2, 100), torch.zeros(2, 100)
     voltage, target = torch.full((2, 100), -60.0), torch.full((2, 100), -60.0)
     target[:, :20], logits[:, :20] = 1000.0, 1e6
     target[0, 50], voltage[0, 50] = 30.0, -54.0
     spike_loss, voltage_loss = loss_terms(
         recipe,
-        Batch(None, spikes, target),
+        Batch(None, spikes, target),  # type: ignore[arg-type]
         logits,
-        voltage,  # type: ignore[arg-type]
+        voltage,
+        burn_in=20,
     )
     assert spike_loss.item() == pytest.approx(np.log(2), rel=1e-6)
     assert voltage_loss.item() == pytest.approx(0.1**2 / 160, rel=1e-4)
@@ -239,7 +240,7 @@ def test_judging_takes_at_most_a_twentieth_of_an_epochs_steps(toy_data, tmp_path
     # A training step runs forward and backward, which takes at least twice as long as forward.
     assert judged.steps <= 0.05 * 2 * steps_per_epoch * 200
     assert judged.batch <= SMALL["batch_size"]
-    assert 0 <= trainer.judged_burn_in_ms < judged.steps
+    assert 0 <= trainer.judged_burn_in < judged.steps
 
 
 def test_outputs_that_are_not_finite_after_an_epoch_fail_the_run(toy_data, tmp_path) -> None:
@@ -360,8 +361,8 @@ def test_memory_init_forgets_at_the_stated_time_constants(toy_data, arch) -> Non
 
 
 def test_judged_windows_cover_the_trials_without_overlap() -> None:
-    plan = plan_judged_windows(np.array([4, 7]), n_steps=400, length_ms=150, count=8)
+    plan = plan_judged_windows(np.array([4, 7]), n_steps=400, length=150, count=8)
     assert list(zip(plan.trial, plan.start, strict=True)) == [(4, 0), (4, 150), (7, 0), (7, 150)]
-    few = plan_judged_windows(np.arange(10), n_steps=400, length_ms=1000, count=4)
-    assert few.window_ms == 400
+    few = plan_judged_windows(np.arange(10), n_steps=400, length=1000, count=4)
+    assert few.window == 400
     assert list(few.trial) == [0, 3, 6, 9]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from surrogate import datasets
 from surrogate.channels import ChannelGroup, Channels
 from surrogate.errors import UsageError
 from surrogate.kernels import SpikeEvents
-from surrogate.training.windows import jitter_events, plan_windows, read_batch
+from surrogate.training.recipe import load_recipe
+from surrogate.training.windows import jitter_events, plan_run, plan_windows, read_batch
 
 TRIALS = np.array([3, 5, 8, 9])
 
@@ -56,9 +59,22 @@ def test_windows_follow_the_seed_alone() -> None:
     assert not np.array_equal(one.start, other.start)
 
 
-def test_a_window_longer_than_a_trial_is_refused() -> None:
-    with pytest.raises(UsageError, match="windows of 601 ms do not fit trials of 600 ms"):
-        plan_windows("distinct", TRIALS, 600, 601, 1, seed=0, reuse=True)
+def test_windows_that_do_not_fit_trials_or_bins_are_refused(tmp_path) -> None:
+    header = datasets.Header(40, datasets.Channels.of(excitatory=2), dt_ms=10.0)
+    voltage = {"soma": np.zeros(40)}
+    trial = datasets.Trial.from_spikes(
+        header, [0], [5], spike_time_ms=[], voltage_mV=voltage, split="train"
+    )
+    datasets.write(tmp_path / "coarse.h5", header, [trial])
+    recipe = load_recipe("tuned", "rnn", {"window_ms": 401, "burn_in_ms": 16})
+    with datasets.open(tmp_path / "coarse.h5") as data:
+        assert (
+            plan_run(data, dataclasses.replace(recipe, window_ms=400), 0, reuse=True).window == 40
+        )
+        with pytest.raises(UsageError, match="400 ms; use --set window_ms=400"):
+            plan_run(data, dataclasses.replace(recipe, window_ms=410), seed=0, reuse=True)
+        with pytest.raises(UsageError, match="leave no bin of 10 ms"):
+            plan_run(data, dataclasses.replace(recipe, window_ms=20), seed=0, reuse=True)
 
 
 def test_a_batch_holds_the_windows_of_the_plan(toy_data) -> None:

@@ -51,7 +51,7 @@ def _compare(config: str, kernel: str, capability: int) -> None:
     if triton.__version__ != RECORDED["versions"]["triton"]:
         pytest.skip(f"the record is Triton {RECORDED['versions']['triton']}'s")
     arch, sizes = config.split(" ")
-    spec = StackSpec(arch, parse_sizes(sizes))
+    spec = StackSpec(arch, parse_sizes(sizes), 1278)
     (case,) = (case for case in cases_of(spec) if case.name == kernel)
     recorded = {key: _row(config, kernel, capability)[key] for key in asdict(_ANY)}
     found = compile_case(case, capability)

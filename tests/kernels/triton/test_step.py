@@ -42,7 +42,10 @@ def test_predicted_time_grows_with_neurons_and_falls_with_a_better_gpu(spec) -> 
 
 
 def test_plan_adapts_to_the_work() -> None:
-    wide, small = StackSpec("lstm", (512, 256, 128, 64, 32, 2)), StackSpec("rnn", (32, 16, 2))
+    wide, small = (
+        StackSpec("lstm", (512, 256, 128, 64, 32, 2), 1278),
+        StackSpec("rnn", (32, 16, 2), 1278),
+    )
     assert plan_step(wide, 1).split > 1  # one multiprocessor would read 8 MB of weights alone
     assert plan_step(small, 1).split == 1  # a barrier would cost more than the work
     assert plan_step(wide, 1 << 20).neurons > plan_step(wide, 100).neurons
@@ -51,7 +54,7 @@ def test_plan_adapts_to_the_work() -> None:
 
 
 def test_no_prediction_beats_reading_and_writing_the_states() -> None:
-    spec, chip = StackSpec("rnn", (32, 16, 2)), CHIPS["H200"]
+    spec, chip = StackSpec("rnn", (32, 16, 2), 1278), CHIPS["H200"]
     neurons = 1 << 20
     floor = neurons * 8 * spec.state_size / chip.memory_bytes_per_second
     for plan in step_candidates(spec, neurons, chip):
@@ -59,7 +62,7 @@ def test_no_prediction_beats_reading_and_writing_the_states() -> None:
 
 
 def test_unknown_modes_and_chips_are_refused_by_name() -> None:
-    spec = StackSpec("rnn", (2,))
+    spec = StackSpec("rnn", (2,), 1278)
     with pytest.raises(ValueError, match="unknown chip 'B200': expected one of A100, H100, H200"):
         predict(spec, "step", chip="B200")
     with pytest.raises(ValueError, match="unknown mode 'infer'"):
@@ -170,7 +173,7 @@ def test_replayed_graph_equals_calls_and_sees_new_events(sizes, neurons) -> None
 @gpu
 def test_counts_on_a_gpu_equal_events() -> None:
     _need_gpu()
-    spec = StackSpec("lstm", (32, 16, 2))
+    spec = StackSpec("lstm", (32, 16, 2), 1278)
     weights, active, state = _on_gpu(spec, 300, 3)
     by_events = TritonStepper(spec, weights, 300, state=state.float())
     by_counts = TritonStepper(spec, weights, 300, state=state.float())
