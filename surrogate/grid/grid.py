@@ -120,7 +120,7 @@ def plan_grid(request: Request, dataset: Dataset) -> Grid:
         for arch, sizes in itertools.product(request.arch, request.hidden_sizes)
     ]
     grid = Grid(request, tuple(configurations))
-    dataset.trial_indices("valid")
+    spiking_trials(dataset, "valid")
     for experiment in {one.configuration: one for one in grid.experiments()}.values():
         plan_run(dataset, experiment.recipe, experiment.seed, experiment.reuse_windows)
     return grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,12 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
         "training_seconds": round(trainer.seconds, 3),
         "validation": metrics,
     }
-    if plots:
-        _plot(trainer, model, outputs)
     folder.write_result(result)
+    if plots:
+        try:
+            _plot(trainer, model, outputs)
+        except Exception as error:  # whatever a figure meets must not cost the training
+            print(f"surrogate: the figures of {folder.path} failed ({error})", file=sys.stderr)
     return result
 
 

@@ -29,6 +29,7 @@ from surrogate.training.windows import (
     plan_judged_windows,
     plan_run,
     read_batch,
+    spiking_trials,
 )
 
 __all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
@@ -124,6 +125,8 @@ class Trainer:
     ------
     UsageError
         If the data have no such splits or too few windows.
+    DataError
+        If the neuron spikes in no trial of a split.
     """
 
     def __init__(
@@ -131,8 +134,8 @@ class Trainer:
     ) -> None:
         recipe = config.recipe
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
-        self.train_trials = dataset.trial_indices("train")
-        self.valid_trials = dataset.trial_indices("valid")
+        self.train_trials = spiking_trials(dataset, "train")
+        self.valid_trials = spiking_trials(dataset, "valid")
         self.plan = plan_run(dataset, recipe, config.seed, config.reuse_windows)
         self.burn_in = dataset.bins(recipe.burn_in_ms)
         self.judged, self.judged_burn_in = self._read_judged()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surrogate.channels import Channels
 from surrogate.datasets import Dataset
-from surrogate.errors import UsageError
+from surrogate.errors import DataError, UsageError
 from surrogate.kernels import SpikeEvents
 from surrogate.training.recipe import Recipe
 
@@ -23,6 +23,7 @@ __all__ = [
     "plan_run",
     "plan_windows",
     "read_batch",
+    "spiking_trials",
 ]
 
 
@@ -87,6 +88,25 @@ def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> Window
         seed,
         reuse,
     )
+
+
+def spiking_trials(dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """The trials of a split, in which the neuron spikes at least once.
+
+    Raises
+    ------
+    UsageError
+        If the data have no such split.
+    DataError
+        If the neuron spikes in none of them: no model could learn when, or be judged by it.
+    """
+    trials = dataset.trial_indices(split)
+    if not dataset.output_spike_counts[trials].any():
+        raise DataError(
+            f"{dataset.path}: no trial of the split {split!r} has a spike ({len(trials)} trials); "
+            "give data in which the neuron spikes"
+        )
+    return trials
 
 
 def plan_windows(

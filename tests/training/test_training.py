@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import surrogate
 from surrogate import datasets
 from surrogate.errors import DataError, Interrupted, SurrogateError, UsageError
 from surrogate.model.stack import RecurrentStack
@@ -366,3 +367,20 @@ def test_judged_windows_cover_the_trials_without_overlap() -> None:
     few = plan_judged_windows(np.arange(10), n_steps=400, length=1000, count=4)
     assert few.window == 400
     assert list(few.trial) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_split_without_a_spike_is_refused_before_training(toy_data, tmp_path, split) -> None:
+    with datasets.open(toy_data) as data:
+        trials = [
+            dataclasses.replace(
+                trial, spike_time_ms=np.zeros(0), rounded_spike_time_ms=np.zeros(0, np.float32)
+            )
+            if trial.split == split
+            else trial
+            for trial in data
+        ]
+        datasets.write(tmp_path / "silent.h5", data.header, trials, {"source": "a silent neuron"})
+    with pytest.raises(DataError, match=rf"no trial of the split '{split}' has a spike"):
+        surrogate.train(tmp_path / "silent.h5", arch="rnn", hidden="4-2", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
