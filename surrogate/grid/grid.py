@@ -15,7 +15,7 @@ from surrogate.datasets import Dataset
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
 from surrogate.kernels import join_sizes
-from surrogate.training.windows import plan_run
+from surrogate.training.windows import plan_run, spiking_trials
 
 __all__ = ["Grid", "plan_grid"]
 
@@ -120,7 +120,8 @@ def plan_grid(request: Request, dataset: Dataset) -> Grid:
         for arch, sizes in itertools.product(request.arch, request.hidden_sizes)
     ]
     grid = Grid(request, tuple(configurations))
-    spiking_trials(dataset, "valid")
+    for split in ("train", "valid"):
+        spiking_trials(dataset, split)
     for experiment in {one.configuration: one for one in grid.experiments()}.values():
         plan_run(dataset, experiment.recipe, experiment.seed, experiment.reuse_windows)
     return grid

@@ -102,9 +102,10 @@ def spiking_trials(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """
     trials = dataset.trial_indices(split)
     if not dataset.output_spike_counts[trials].any():
+        kind = {"train": "training", "valid": "validation"}.get(split, split)
         raise DataError(
-            f"{dataset.path}: no trial of the split {split!r} has a spike ({len(trials)} trials); "
-            "give data in which the neuron spikes"
+            f"{dataset.path}: no {kind} trial has a spike ({len(trials)} trials); give data in "
+            "which the neuron spikes"
         )
     return trials
 

@@ -369,8 +369,10 @@ def test_judged_windows_cover_the_trials_without_overlap() -> None:
     assert list(few.trial) == [0, 3, 6, 9]
 
 
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_a_split_without_a_spike_is_refused_before_training(toy_data, tmp_path, split) -> None:
+@pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("valid", "validation")])
+def test_a_split_without_a_spike_is_refused_before_training(
+    toy_data, tmp_path, split, kind
+) -> None:
     with datasets.open(toy_data) as data:
         trials = [
             dataclasses.replace(
@@ -381,6 +383,6 @@ def test_a_split_without_a_spike_is_refused_before_training(toy_data, tmp_path, 
             for trial in data
         ]
         datasets.write(tmp_path / "silent.h5", data.header, trials, {"source": "a silent neuron"})
-    with pytest.raises(DataError, match=rf"no trial of the split '{split}' has a spike"):
+    with pytest.raises(DataError, match=f"no {kind} trial has a spike"):
         surrogate.train(tmp_path / "silent.h5", arch="rnn", hidden="4-2", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
