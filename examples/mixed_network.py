@@ -92,12 +92,13 @@ hh.constant = rng.uniform(0.1, 0.2, 5) * nA
 # Surrogates excite the Hodgkin-Huxley cells; these and the others inhibit surrogates.
 excite = Synapses(cells, hh, on_pre="syn_post += 0.3*nA", delay=0.5 * ms)
 excite.connect()
+onto = cells.channels.slice_of("inhibitory")
 inhibit = {}
 for source in (lif, hh):
     synapses = Synapses(source, cells.inputs, on_pre="x_post += 1", delay=1.3 * ms)
     number = np.repeat(np.arange(len(source)), 20)
     target = rng.integers(0, len(cells), len(number))
-    segment = rng.integers(0, 639, len(number))
+    segment = rng.integers(0, onto.stop - onto.start, len(number))
     synapses.connect(i=number, j=cells.channel(target, segment, "inhibitory"))
     inhibit[source.name] = synapses
 
