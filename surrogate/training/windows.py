@@ -221,7 +221,14 @@ def jitter_events(
     if segment_jitter:
         draw = rng.random(channel.size, dtype=np.float32)
         up, down = draw < segment_jitter / 2, draw > 1 - segment_jitter / 2
-        moved = _neighbours(channels)[1 + up.astype(np.int8) - down, channel]
+        moved = channel + up.astype(np.int16) - down.astype(np.int16)
+        stays = (moved < 0) | (moved >= width)
+        for group, of in zip(channels.groups, channels.slices.values(), strict=True):
+            if of.start:
+                stays |= (moved < of.start) != (channel < of.start)
+            if group.segments is None:
+                stays |= (channel >= of.start) & (channel < of.stop)
+        np.copyto(moved, channel, where=stays)
         # The list is almost sorted already, which makes a merge sort fast.
         rows = np.arange(row_ptr.size - 1, dtype=np.int32 if row_ptr.size * width < 2**31 else int)
         base = np.repeat(rows * width, np.diff(row_ptr))
@@ -232,17 +239,6 @@ def jitter_events(
     return SpikeEvents(
         torch.from_numpy(channel), torch.from_numpy(row_ptr), events.batch, events.steps
     )
-
-
-def _neighbours(channels: Channels) -> NDArray[np.int16]:
-    """The channel before, the channel itself and the one after it in its group, [3, channels]."""
-    own = np.arange(channels.size, dtype=np.int16)
-    before, after = own.copy(), own.copy()
-    for group, of in zip(channels.groups, channels.slices.values(), strict=True):
-        if group.segments is not None:
-            before[of.start + 1 : of.stop] -= 1
-            after[of.start : of.stop - 1] += 1
-    return np.stack([before, own, after])
 
 
 def _pointers(kept: NDArray[np.bool_], row_ptr: NDArray[np.int32]) -> NDArray[np.int32]:
