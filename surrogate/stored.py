@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["parse_json", "parse_toml", "read_json", "seal", "seal_json", "unseal", "unseal_json"]
+__all__ = [
+    "parse_json",
+    "parse_toml",
+    "read_json",
+    "read_toml",
+    "seal",
+    "seal_json",
+    "unseal",
+    "unseal_json",
+]
 
 _MOST_BYTES = 1 << 27
 _MAGIC = b"surrogate sealed 1\n"
@@ -26,6 +37,11 @@ def parse_json(text: str) -> Any:
 def parse_toml(text: str) -> dict[str, Any]:
     """The table of a TOML text; ValueError where there is none, however it is damaged."""
     return _parsed(tomllib.loads, text)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The table in a TOML file; OSError and ValueError as of :func:`read_json`."""
+    return parse_toml(_text(path))
 
 
 def _parsed(parse: Callable[[str], Any], text: str) -> Any:
@@ -45,14 +61,21 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError
         If it holds no object, or is larger than any that this program writes.
     """
-    with path.open("rb") as handle:
-        raw = handle.read(_MOST_BYTES + 1)
-    if len(raw) > _MOST_BYTES:
-        raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
-    value = parse_json(raw.decode("utf-8"))
+    value = parse_json(_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"holds a {type(value).__name__}, expected an object")
     return value
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
+        raise ValueError("a pipe or device, not a file")
+    with open(path, "rb") as handle:
+        raw = handle.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+        raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
+    return raw.decode("utf-8")
 
 
 def seal_json(content: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 
 from helpers.brian import random_model
-from surrogate import machine
+from surrogate import datasets, machine
+from surrogate.cli import main as frame
 from surrogate.cli._common import one_line
+from surrogate.datasets.convert import convert
 from surrogate.errors import DataError, SurrogateError
-from surrogate.files import atomic_write_text, check_is_file
+from surrogate.files import atomic_write_text, check_is_file, lock_file
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.kernels import StackSpec
 from surrogate.model.model_file import save
@@ -221,3 +224,49 @@ def test_a_message_is_one_line_of_300_printable_characters(message: str) -> None
     assert len(line) <= 300
     if len(message) < 300 and message.isprintable():
         assert line == message
+
+
+def test_two_conversions_to_one_file_do_not_disturb_each_other(toy_data, tmp_path) -> None:
+    out = tmp_path / "out.h5"
+    parts = tmp_path / "out.h5.parts"
+    parts.mkdir()
+    with (parts / ".lock").open("wb") as first:
+        lock_file(first, wait=False)
+        (parts / ".part.h5.1.partial").touch()
+        with pytest.raises(DataError, match="another conversion is writing this file"):
+            convert([toy_data], out)
+        assert (parts / ".part.h5.1.partial").exists()
+    convert([toy_data], out)
+    assert not parts.exists()
+
+
+def test_a_conversion_keeps_a_link_and_replaces_no_device(toy_data, tmp_path) -> None:
+    (tmp_path / "link.h5").symlink_to(tmp_path / "real.h5")
+    convert([toy_data], tmp_path / "link.h5")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert datasets.open(tmp_path / "real.h5").n_trials == 12
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is a pipe"):
+        convert([toy_data], tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "info", "PIPE"),
+        ("data", "convert", "PIPE", "--out", "OUT"),
+        ("evaluate", "PIPE"),
+        ("train", "--recipe", "PIPE", "--out", "OUT"),
+        ("train", "--data", "PIPE", "--out", "OUT"),
+        ("grid", "run", "PIPE", "--out", "OUT"),
+    ],
+)
+def test_a_pipe_as_input_is_refused_at_once(tmp_path, arguments, capsys) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    places = {"PIPE": str(tmp_path / "pipe"), "OUT": str(tmp_path / "out")}
+    signal.alarm(30)  # instead of for ever
+    try:
+        assert frame.main([places.get(one, one) for one in arguments]) in (1, 2)
+    finally:
+        signal.alarm(0)
+    assert "pipe" in capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -24,7 +25,7 @@ from surrogate.datasets.reader import Dataset
 from surrogate.datasets.sources.detect import file_digest, is_converted, open_source
 from surrogate.datasets.writer import DatasetWriter
 from surrogate.errors import DataError, UsageError
-from surrogate.files import atomic_path, explain_os_error
+from surrogate.files import atomic_path, check_is_file, explain_os_error, lock_file
 
 __all__ = ["Conversion", "Progress", "convert", "draw_splits"]
 
@@ -106,22 +107,41 @@ def convert(
     """
     paths, out = [Path(source) for source in sources], Path(out)
     _check_arguments(paths, out, split, fractions, jobs)
-    folder = out.with_name(out.name + ".parts")
+    # A link stays: the file that it points to is written.
+    target = Path(os.path.realpath(out))
+    if target.exists():
+        check_is_file(target)
+    folder = target.with_name(target.name + ".parts")
+    with _alone_in(folder, out):
+        try:
+            parts, n_reused = _stage(paths, folder, jobs, progress)
+            result = _merge(paths, parts, folder / "merged.h5", split, fractions, seed, progress)
+            os.replace(folder / "merged.h5", target)
+        except OSError as error:
+            raise explain_os_error(error, out) from error
+        finally:
+            if not any(folder.glob("*.h5")):
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return dataclasses.replace(result, path=out, n_reused=n_reused)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, out: Path) -> Iterator[None]:
+    """Make ``folder``, and keep other conversions to ``out`` from working there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "wb")  # noqa: SIM115
     except OSError as error:
         raise explain_os_error(error, folder) from error
-    try:
-        parts, n_reused = _stage(paths, folder, jobs, progress)
-        result = _merge(paths, parts, folder / "merged.h5", split, fractions, seed, progress)
-        os.replace(folder / "merged.h5", out)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
-    finally:
-        if not any(folder.glob("*.h5")):
-            shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    return dataclasses.replace(result, path=out, n_reused=n_reused)
+    with handle:
+        try:
+            lock_file(handle, wait=False)
+        except BlockingIOError:
+            raise DataError(
+                f"{out}: another conversion is writing this file; wait for it, or choose another"
+            ) from None
+        yield
 
 
 def _check_arguments(

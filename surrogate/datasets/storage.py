@@ -13,7 +13,7 @@ import numpy as np
 
 from surrogate.datasets.layout import MAX_CHUNK_BYTES, Array, expected_shape
 from surrogate.errors import DataError
-from surrogate.files import explain_os_error
+from surrogate.files import check_is_file, explain_os_error
 
 __all__ = [
     "array_of",
@@ -54,6 +54,7 @@ def open_hdf5(path: Path, *, cache_bytes: int = 1024 * 1024) -> h5py.File:
     DataError
         If there is no such file, it may not be read, or it is not HDF5.
     """
+    check_is_file(path)
     try:
         with path.open("rb") as handle:
             empty = not handle.read(1)

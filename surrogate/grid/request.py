@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 from surrogate.kernels import join_sizes, parse_sizes
 from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
+from surrogate.stored import read_toml
 
 __all__ = ["Request", "read_grid_file", "read_request"]
 
@@ -96,11 +96,10 @@ def read_grid_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         If it holds an unknown key; a close one is suggested.
     """
     try:
-        with open(path, "rb") as handle:
-            table = tomllib.load(handle)
+        table = read_toml(path)
     except OSError as error:
         raise explain_os_error(error, path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a TOML file ({error})") from error
     for key in table:
         if key not in _KEYS:

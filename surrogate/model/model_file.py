@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.errors import DataError
-from surrogate.files import atomic_path, explain_os_error
+from surrogate.files import atomic_path, check_is_file, explain_os_error
 from surrogate.kernels import SpikeEvents
 from surrogate.model.card import ModelCard
 from surrogate.model.prediction import predict_dataset, predict_events
@@ -144,6 +144,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         If the file is missing, damaged, of another format or version, or its weights do not fit
         its card.
     """
+    check_is_file(path)
     try:
         with open(path, "rb") as handle:
             seal = handle.read(_SEAL_BYTES)

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from typing import Any, cast
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 from surrogate.kernels import ARCHITECTURES, StackSpec
+from surrogate.stored import parse_toml, read_toml
 
 __all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "check_key", "load_recipe"]
 
@@ -281,7 +281,7 @@ def load_recipe(
         base = table.pop("base", DEFAULT_RECIPE)
         if base not in BUILT_IN:
             raise UsageError(f"{source}: base = {base!r}: expected {' or '.join(BUILT_IN)}")
-    built_in = tomllib.loads(
+    built_in = parse_toml(
         (resources.files("surrogate.training") / "recipes" / f"{base}.toml").read_text("utf-8")
     )
     values: dict[str, Any] = {}
@@ -301,23 +301,22 @@ def load_recipe(
 
 def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        with open(source, "rb") as handle:
-            return tomllib.load(handle)
+        return read_toml(source)
     except FileNotFoundError:
         close = difflib.get_close_matches(str(source), BUILT_IN, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected {' or '.join(BUILT_IN)},"
         raise UsageError(f"unknown recipe {str(source)!r}: {hint} or the path of a file") from None
     except OSError as error:
         raise explain_os_error(error, source) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"{source}: not a TOML file ({error})") from error
 
 
 def _parse(text: str) -> Any:
     """A value from the command line: TOML if it is TOML, else the string itself."""
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     return table["value"] if len(table) == 1 else text
 

@@ -22,7 +22,7 @@ from surrogate.datasets.sources.l5pc_pickle import (
 from surrogate.datasets.storage import attribute, open_hdf5, reading
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
-from surrogate.files import explain_os_error
+from surrogate.files import check_is_file, explain_os_error
 
 __all__ = ["Source", "file_digest", "is_converted", "open_source"]
 
@@ -47,6 +47,7 @@ class Source(Protocol):
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
+    check_is_file(path)
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from surrogate.datasets.sources.pickles import PickledArray, load_pickle
 from surrogate.datasets.spike_times import recover_spike_times
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
-from surrogate.files import explain_os_error
+from surrogate.files import check_is_file, explain_os_error
 
 __all__ = ["DAMAGED", "PickleFile", "looks_like_pickle", "open_compressed"]
 
@@ -34,6 +34,7 @@ DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
 def open_compressed(path: Path) -> BinaryIO:
     """``path`` for reading, decompressed if its first bytes are those of xz, gzip or bzip2."""
+    check_is_file(path)
     with path.open("rb") as handle:
         start = handle.read(6)
     for magic, opener in _MAGIC:
