@@ -37,7 +37,7 @@ PARITY_BOUNDS = {
     "float16": {"step": 2e-2, "evaluate": 2e-2, "train": 5e-2},
 }
 
-Progress = Callable[[float, str], None]
+ShareCallback = Callable[[float, str], None]
 
 
 def bench(
@@ -46,7 +46,7 @@ def bench(
     seconds: float = 2.0,
     threads: int = 1,
     make_ours: Sequence[Callable[[Problem], Contender]] = (ours,),
-    progress: Progress = lambda share, label: None,
+    progress: ShareCallback = lambda share, label: None,
 ) -> dict[str, Any]:
     """Measure ``cases``, each against its peers.
 

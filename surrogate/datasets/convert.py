@@ -27,11 +27,11 @@ from surrogate.datasets.writer import DatasetWriter
 from surrogate.errors import DataError, UsageError
 from surrogate.files import atomic_path, check_is_file, explain_os_error, lock_file
 
-__all__ = ["Conversion", "Progress", "convert", "draw_splits"]
+__all__ = ["Conversion", "ConversionCallback", "convert", "draw_splits"]
 
 #: Called with the stage ("read" or "write"), what of it is done, its whole, and what was just
 #: finished: bytes of the sources while reading, trials while writing.
-Progress = Callable[[str, int, int, str], None]
+ConversionCallback = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def convert(
     fractions: Sequence[float] | None = None,
     seed: int = 0,
     jobs: int = 1,
-    progress: Progress = lambda stage, done, total, what: None,
+    progress: ConversionCallback = lambda stage, done, total, what: None,
 ) -> Conversion:
     """Convert ``sources`` to the data file ``out``; after an interruption the next call continues.
 
@@ -176,7 +176,7 @@ def _check_arguments(
 
 
 def _stage(
-    paths: Sequence[Path], folder: Path, jobs: int, progress: Progress
+    paths: Sequence[Path], folder: Path, jobs: int, progress: ConversionCallback
 ) -> tuple[list[Path], int]:
     """The data file that stands for each source, in order, and how many were there already."""
     # Left by a conversion that was killed; a name with its process number is never reused.
@@ -279,7 +279,7 @@ def _merge(
     split: str | None,
     fractions: Sequence[float] | None,
     seed: int,
-    progress: Progress,
+    progress: ConversionCallback,
 ) -> Conversion:
     splits = _splits(parts, split, fractions, seed)
     seen: dict[bytes, str] = {}

@@ -17,7 +17,7 @@ from surrogate.evaluation.result import Evaluation
 from surrogate.evaluation.roc import ideal_thresholds, logit_spread
 from surrogate.evaluation.scores import SCORES
 from surrogate.model.model_file import Model, load, save
-from surrogate.model.prediction import Progress
+from surrogate.model.prediction import BinsCallback
 from surrogate.model.spike_rule import SpikeRule, match_output_rate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     write_rule: bool = False,
-    progress: Progress | None = None,
+    progress: BinsCallback | None = None,
 ) -> Evaluation:
     """Run a model over trials of a data set and compare its spikes and voltage with the neuron's.
 

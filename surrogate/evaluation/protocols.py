@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
 from surrogate.evaluation.comparison import Comparison
-from surrogate.model.prediction import Progress, predict_dataset
+from surrogate.model.prediction import BinsCallback, predict_dataset
 from surrogate.model.stack import RecurrentStack
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def run_protocol(
     trials: Sequence[int] | NDArray[np.integer],
     protocol: str = "stateful",
     labels: str | None = None,
-    progress: Progress | None = None,
+    progress: BinsCallback | None = None,
 ) -> Outputs:
     """Run ``stack`` over ``trials`` as ``protocol`` says.
 

@@ -31,7 +31,7 @@ from surrogate.training.finish import finish
 from surrogate.training.loop import train_to_end
 from surrogate.training.run import open_trainer
 from surrogate.training.run_folder import RunFolder
-from surrogate.training.trainer import JUDGING_SHARE, TrainingProgress
+from surrogate.training.trainer import VALIDATION_SHARE, TrainingProgress
 from surrogate.version import __version__
 
 __all__ = ["StepCost", "calibrate", "disk_bytes"]
@@ -67,7 +67,7 @@ class StepCost:
     def seconds(self, experiment: Experiment) -> float:
         """A whole experiment, without early stopping."""
         recipe = experiment.recipe
-        steps = recipe.steps * self.step * (1 + JUDGING_SHARE)
+        steps = recipe.steps * self.step * (1 + VALIDATION_SHARE)
         return steps + recipe.epochs * self.epoch_end + self.finish
 
 
@@ -159,7 +159,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
     within = [gap for index, gap in enumerate(gaps) if (index + 2) % length] or ends
     settled = within[len(within) // 3 :]
     step = sum(settled) / len(settled)
-    ending = sum(ends) / len(ends) - step * (1 + JUDGING_SHARE * length)
+    ending = sum(ends) / len(ends) - step * (1 + VALIDATION_SHARE * length)
     return StepCost(step, max(0.0, ending), finishing)
 
 

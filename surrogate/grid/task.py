@@ -249,20 +249,20 @@ def _end(work: _Work, error: Exception | None, together: int, others: int) -> Ou
         try:
             if error is not None:
                 raise error
-            return _judge(work, together)
+            return _finish(work, together)
         except Exception as failure:
             return _failed(work.folder, work.name, failure, others > 0)
 
 
-def _judge(work: _Work, together: int) -> Outcome:
+def _finish(work: _Work, together: int) -> Outcome:
     trainer = work.trainer
     if not trainer.done:
         return Outcome(work.name, "interrupted")
-    judging = time.monotonic()
+    finishing = time.monotonic()
     # A run that failed before its first epoch ended counts as unstable, not as failed.
-    judged = finish(trainer, plots=False) if trainer.selection.weights is not None else None
-    judging = time.monotonic() - judging
-    record = _record(work.experiment, trainer, judged, judging, together)
+    result = finish(trainer, plots=False) if trainer.selection.weights is not None else None
+    finishing = time.monotonic() - finishing
+    record = _record(work.experiment, trainer, result, finishing, together)
     work.folder.write_done(record)
     return Outcome(work.name, record["status"], work.message)
 
@@ -270,8 +270,8 @@ def _judge(work: _Work, together: int) -> Outcome:
 def _record(
     experiment: Experiment,
     trainer: Trainer,
-    judged: dict[str, Any] | None,
-    judging: float,
+    result: dict[str, Any] | None,
+    finishing: float,
     together: int,
 ) -> dict[str, Any]:
     reason = instability(trainer.history, trainer.failure)
@@ -281,10 +281,10 @@ def _record(
         "status": "done" if reason is None else "unstable",
         "unstable_reason": reason,
         "epochs": len(trainer.history),
-        "scores": {"valid": judged["validation"] if judged else {}},
+        "scores": {"valid": result["validation"] if result else {}},
         "parameters": trainer.stack.parameter_count,
-        "seconds": round(trainer.seconds + judging, 3),
-        "own_seconds": round(trainer.own_seconds + judging, 3),
+        "seconds": round(trainer.seconds + finishing, 3),
+        "own_seconds": round(trainer.own_seconds + finishing, 3),
         "together": together,
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {machine.cpu_name()}",

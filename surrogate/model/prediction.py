@@ -17,10 +17,10 @@ from surrogate.model.stack import RecurrentStack
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["Progress", "predict_dataset", "predict_events", "run_without_gradients"]
+__all__ = ["BinsCallback", "predict_dataset", "predict_events", "run_without_gradients"]
 
 #: Called with (bins done, bins in all) after each chunk.
-Progress = Callable[[int, int], None]
+BinsCallback = Callable[[int, int], None]
 
 
 def predict_events(
@@ -72,7 +72,7 @@ def predict_dataset(
     trials: Sequence[int] | NDArray[np.integer],
     batch: int = 64,
     chunk_bins: int = 500,
-    progress: Progress | None = None,
+    progress: BinsCallback | None = None,
     *,
     start: int = 0,
     stop: int | None = None,

@@ -28,7 +28,7 @@ class Run:
     windows : int
         Windows trained on, repeated ones counted again.
     seconds : float
-        Of training and judging; of what trained together, an equal share.
+        Of training and evaluation; of what trained together, an equal share.
     scores : dict
         On the validation trials, by the names of ``docs/evaluation.md``; empty if the run failed
         before an epoch ended.

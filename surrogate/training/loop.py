@@ -105,10 +105,10 @@ def train_together(
             inputs = _wait_for(active, upcoming, ended)
             upcoming = _submit(reader, upcoming, list(inputs), 1)
             losses = _take_step(inputs)
-            judged = _run_judged([trainer for trainer in inputs if trainer.epoch_ended])
+            validated = _run_validation([trainer for trainer in inputs if trainer.epoch_ended])
             spent = clock.lap(len(losses))
             for trainer, loss in losses.items():
-                outputs = judged.get(trainer)
+                outputs = validated.get(trainer)
                 ended += _finish_step(trainer, spent, loss, outputs, report, stopped)
             gone = [trainer for trainer, _ in ended]
             active = [trainer for trainer in active if trainer not in gone]
@@ -155,15 +155,15 @@ def _finish_step(
     trainer: Trainer,
     spent: tuple[float, float],
     loss: float,
-    judged: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    validated: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     report: Callable[[Trainer, TrainingProgress], None],
     stopped: Callable[[Trainer], bool],
 ) -> list[_Ended]:
     """The part of a step that each trainer does separately; returns the trainer if it has ended."""
     try:
-        if judged is not None:
-            trainer.end_epoch(*judged)
-        report(trainer, trainer.finish_step(*spent, loss, judged is not None))
+        if validated is not None:
+            trainer.end_epoch(*validated)
+        report(trainer, trainer.finish_step(*spent, loss, validated is not None))
         if trainer.done:
             return [(trainer, None)]
         if stopped(trainer):
@@ -219,15 +219,15 @@ def _take_step(inputs: Mapping[Trainer, StepInput]) -> dict[Trainer, float]:
 
 
 @torch.no_grad()
-def _run_judged(
+def _run_validation(
     trainers: Sequence[Trainer],
 ) -> dict[Trainer, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Logits and voltage of each trainer, whose epoch has ended, on its evaluation windows."""
     outputs = {}
     for group in _sharing(trainers):
-        judged = group[0].judged.events
+        validated = group[0].validation.events
         stacks = [trainer.averaged for trainer in group]
-        logits, voltage = run_stacks(stacks, judged.to(group[0].device), judged.batch)
+        logits, voltage = run_stacks(stacks, validated.to(group[0].device), validated.batch)
         for trainer, *both in zip(group, logits, voltage, strict=True):
             outputs[trainer] = both[0].cpu().numpy(), both[1].cpu().numpy()
     return outputs

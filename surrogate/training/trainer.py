@@ -26,8 +26,8 @@ from surrogate.training.selection import Selection
 from surrogate.training.windows import (
     Batch,
     jitter_events,
-    plan_judged_windows,
     plan_run,
+    plan_validation_windows,
     read_batch,
     spiking_trials,
 )
@@ -36,7 +36,7 @@ __all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
 
 #: Share of an epoch's time for running the evaluation windows. With the scoring, which counts in
 #: small networks, an evaluation stays within 5 %.
-JUDGING_SHARE = 0.03
+VALIDATION_SHARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Trainer:
         self.valid_trials = spiking_trials(dataset, "valid")
         self.plan = plan_run(dataset, recipe, config.seed, config.reuse_windows)
         self.burn_in = dataset.bins(recipe.burn_in_ms)
-        self.judged, self.judged_burn_in = self._read_judged()
+        self.validation, self.validation_burn_in = self._read_validation()
         self.stack = RecurrentStack.from_spec(config.spec)
         initialise(self.stack, recipe, dataset, self.train_trials, config.seed)
         self.stack.to(device)
@@ -161,7 +161,7 @@ class Trainer:
         self.input_rate_hz: dict[str, list[float]] = {}
         self._sums = [0.0, 0.0]
 
-    def _read_judged(self) -> tuple[Batch, int]:
+    def _read_validation(self) -> tuple[Batch, int]:
         """Windows that cover the validation trials, few and short enough to evaluate each epoch.
 
         Layers advance step by step, so the time of a pass depends on its length, not on the batch:
@@ -169,9 +169,9 @@ class Trainer:
         step.
         """
         recipe = self.config.recipe
-        affordable = int(2 * JUDGING_SHARE * recipe.steps_per_epoch * self.plan.window)
+        affordable = int(2 * VALIDATION_SHARE * recipe.steps_per_epoch * self.plan.window)
         length = max(affordable, 2)
-        plan = plan_judged_windows(
+        plan = plan_validation_windows(
             self.valid_trials, self.dataset.n_steps, length, recipe.batch_size
         )
         batch = read_batch(self.dataset, plan, 0, len(plan.trial), self.config.labels)
@@ -297,14 +297,14 @@ class Trainer:
         return self.failure is None and ended > len(self.history)
 
     def finish_step(
-        self, seconds: float, own: float, loss: float, judged: bool
+        self, seconds: float, own: float, loss: float, epoch_ended: bool
     ) -> TrainingProgress:
         """Count a step's time and this run's share of it; save if it ended an epoch or the run."""
         self.seconds += seconds
         self.own_seconds += own
-        if judged or self.failure is not None:
+        if epoch_ended or self.failure is not None:
             self.save()
-        metrics = self.history[-1] if judged else None
+        metrics = self.history[-1] if epoch_ended else None
         steps = self.config.recipe.steps
         return TrainingProgress(self.step, steps, len(self.history), loss, metrics)
 
@@ -315,10 +315,10 @@ class Trainer:
             self._average[name].lerp_(value, 1 - decay)
 
     def end_epoch(self, logits: NDArray[np.float32], voltage: NDArray[np.float32]) -> None:
-        """Score :attr:`averaged` by its outputs on :attr:`judged`, note the epoch, and keep the
+        """Score :attr:`averaged` by its outputs on :attr:`validation`, note the epoch, and keep the
         weights if they are the best so far."""
         recipe = self.config.recipe
-        scores = epoch_scores(logits, voltage, self.judged, self.judged_burn_in)
+        scores = epoch_scores(logits, voltage, self.validation, self.validation_burn_in)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         entry = {

@@ -19,8 +19,8 @@ __all__ = [
     "Batch",
     "WindowPlan",
     "jitter_events",
-    "plan_judged_windows",
     "plan_run",
+    "plan_validation_windows",
     "plan_windows",
     "read_batch",
     "spiking_trials",
@@ -165,7 +165,7 @@ def plan_windows(
     )
 
 
-def plan_judged_windows(
+def plan_validation_windows(
     trials: NDArray[np.int64], n_steps: int, length: int, count: int
 ) -> WindowPlan:
     """At most ``count`` windows of ``length`` that cover ``trials`` evenly, without overlap."""

@@ -94,7 +94,7 @@ def test_resuming_a_finished_run_prints_its_result_and_leaves_its_model(trained)
     assert (folder / "model.h5").read_bytes() == before
 
 
-def test_a_run_stopped_while_judging_is_finished_by_resuming(trained) -> None:
+def test_a_run_stopped_while_evaluating_is_finished_by_resuming(trained) -> None:
     _, folder = trained
     before = unseal_json(folder / "result.json")["validation"]
     for name in ("result.json", "model.h5"):

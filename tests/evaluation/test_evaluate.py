@@ -29,7 +29,7 @@ from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule, match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces, roc_in_terminal
 from surrogate.training.epoch_scores import epoch_scores
-from surrogate.training.windows import Batch, plan_judged_windows, read_batch
+from surrogate.training.windows import Batch, plan_validation_windows, read_batch
 
 CHANNELS = Channels.of(excitatory=10, inhibitory=10)
 
@@ -212,7 +212,7 @@ def test_published_protocol_without_a_quiet_trial_is_a_usage_error(stack) -> Non
 
 
 def _whole_trials(data, trials) -> Batch:
-    plan = plan_judged_windows(np.asarray(trials), data.n_steps, data.n_steps, len(trials))
+    plan = plan_validation_windows(np.asarray(trials), data.n_steps, data.n_steps, len(trials))
     return read_batch(data, plan, 0, len(trials), "exact")
 
 

@@ -103,10 +103,10 @@ def test_calibration_is_of_one_recipe(toy_data, tmp_path, key, value) -> None:
     assert timed == ["rnn 4-2"] * 2
 
 
-def test_calibration_tells_step_epoch_end_and_judging_apart(
+def test_calibration_tells_step_epoch_end_and_evaluation_apart(
     toy_data, tmp_path, monkeypatch
 ) -> None:
-    """On a clock of our own: 2 s a step, 7 s to judge an epoch, 30 s to judge the whole."""
+    """On a clock of our own: 2 s a step, 7 s to validate an epoch, 30 s to evaluate at the end."""
     now = [0.0]
 
     class Timed(Trainer):
@@ -118,11 +118,11 @@ def test_calibration_tells_step_epoch_end_and_judging_apart(
             now[0] += 7.0
             super().end_epoch(*outputs)
 
-    def judge(trainer, plots):
+    def evaluate(trainer, plots):
         now[0] += 30.0
 
     monkeypatch.setattr(run, "Trainer", Timed)
-    monkeypatch.setattr(cost, "finish", judge)
+    monkeypatch.setattr(cost, "finish", evaluate)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(cost.time, "process_time", lambda: now[0])
     # Epochs of two steps, in three steps and in one epoch of many.
@@ -189,7 +189,7 @@ def test_time_left_reckons_with_what_ended_early() -> None:
     # Unstable after a quarter of its steps, at twice the time that was predicted.
     early = Row(experiments[0], "unstable", seconds=50.0, progress=0.25, finished=1.0)
     assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(200)
-    # A few steps, beside the time for judging, say nothing.
+    # A few steps, beside the time for evaluation, say nothing.
     early = Row(experiments[0], "unstable", seconds=25.0, progress=0.06, finished=1.0)
     assert seconds_left([early, waiting], costs, workers=1) == pytest.approx(100)
     # One that had learnt enough after half of its steps: the next may, too.

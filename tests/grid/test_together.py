@@ -192,28 +192,28 @@ def test_a_failure_is_recorded_while_nobody_else_can_take_the_experiment(
 
 
 def test_a_share_of_the_time_is_each_experiments_own(toy_data, tmp_path, monkeypatch) -> None:
-    """On a clock of our own: 1 s for what two take together, 10 s to judge each."""
+    """On a clock of our own: 1 s for what two take together, 10 s to evaluate each."""
     place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
     now = [0.0]
-    step, judge = training_loop._take_step, task.finish
+    step, evaluate = training_loop._take_step, task.finish
 
     def stepping(readings):
         now[0] += 1.0
         return step(readings)
 
-    def judging(*arguments, **options):
+    def evaluating(*arguments, **options):
         now[0] += 10.0
-        return judge(*arguments, **options)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(training_loop, "_take_step", stepping)
-    monkeypatch.setattr(task, "finish", judging)
+    monkeypatch.setattr(task, "finish", evaluating)
     monkeypatch.setattr(training_loop.time, "monotonic", lambda: now[0])
     first, second = ledger.rows
     steps = ledger.rows[first].experiment.recipe.steps
     _stop_at_the_last_step(place, first, toy_data)  # alone
     take_together(place, [first, second], toy_data)
     records = [place.experiment(name).done() for name in (first, second)]
-    # The last step of the first is the second's first, who also waits for the other's judging.
+    # The last step of the first is the second's first, who also waits for its evaluation.
     assert [record["seconds"] for record in records] == [steps + 10, steps + 20]
     assert [record["own_seconds"] for record in records] == [steps + 9.5, steps + 9.5]
     row = ledger.rows[first]
@@ -247,7 +247,7 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
     assert fitting(1, 10**9) == 1
 
 
-@pytest.mark.parametrize("when", ["beginning", "judging"])
+@pytest.mark.parametrize("when", ["beginning", "evaluating"])
 def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypatch, when) -> None:
     place, ledger = small_grid(tmp_path / "g", toy_data, arch="rnn")
     first, second = ledger.rows
@@ -257,13 +257,13 @@ def test_out_of_memory_beside_others_is_tried_alone(toy_data, tmp_path, monkeypa
 
     def too_much(*arguments, **options):
         calls.append(arguments)
-        # The second begins, or the first is judged, while the other is held.
+        # The second begins, or the first is evaluated, while the other is held.
         if len(calls) == (2 if when == "beginning" else 1):
             raise RuntimeError("by the test")  # which torch's allocators raise, too
         return original(*arguments, **options)
 
     monkeypatch.setattr(*target, too_much)
-    if when == "judging":  # the first ends while the second goes on
+    if when == "evaluating":  # the first ends while the second goes on
         _stop_at_the_last_step(place, first, toy_data)
     outcomes = {one.hash: one for one in take_together(place, [first, second], toy_data)}
     lost, kept = (second, first) if when == "beginning" else (first, second)

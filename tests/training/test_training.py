@@ -27,7 +27,7 @@ from surrogate.training.run import open_trainer
 from surrogate.training.run_config import RunConfig
 from surrogate.training.run_folder import RunFolder
 from surrogate.training.trainer import Trainer, loss_terms
-from surrogate.training.windows import Batch, plan_judged_windows
+from surrogate.training.windows import Batch, plan_validation_windows
 
 SMALL = {
     "windows_per_epoch": 8,
@@ -234,21 +234,23 @@ def test_sign_aware_weights_oppose_excitation_and_inhibition(toy_data) -> None:
 
 
 @pytest.mark.parametrize("steps_per_epoch", [4, 20])
-def test_judging_takes_at_most_a_twentieth_of_an_epochs_steps(toy_data, tmp_path, steps_per_epoch):
+def test_validation_takes_at_most_a_twentieth_of_an_epochs_steps(
+    toy_data, tmp_path, steps_per_epoch
+):
     settings = {"windows_per_epoch": 4 * steps_per_epoch, "window_ms": 200}
     trainer = _trainer(toy_data, tmp_path / "run", **settings)
-    judged = trainer.judged.events
+    validation = trainer.validation.events
     # A training step runs forward and backward, which takes at least twice as long as forward.
-    assert judged.steps <= 0.05 * 2 * steps_per_epoch * 200
-    assert judged.batch <= SMALL["batch_size"]
-    assert 0 <= trainer.judged_burn_in < judged.steps
+    assert validation.steps <= 0.05 * 2 * steps_per_epoch * 200
+    assert validation.batch <= SMALL["batch_size"]
+    assert 0 <= trainer.validation_burn_in < validation.steps
 
 
 def test_outputs_that_are_not_finite_after_an_epoch_fail_the_run(toy_data, tmp_path) -> None:
     trainer = _trainer(toy_data, tmp_path / "run", weight_average=0.5)
 
     def poison(progress) -> None:
-        if progress.step == 3:  # what is judged at the end of the epoch, not what is trained
+        if progress.step == 3:  # what is validated at the end of the epoch, not what is trained
             trainer.averaged.head.bias.data.fill_(float("nan"))
 
     train_to_end(trainer, poison)
@@ -306,7 +308,7 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data
         while _epochs_done(killed) < epochs:
             assert process.poll() is None
             time.sleep(0.001)
-        time.sleep(0.1 * rng.random())  # anywhere: within a step, judging, saving
+        time.sleep(0.1 * rng.random())  # anywhere: within a step, validation, saving
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert not (killed / "result.json").exists()
@@ -361,10 +363,10 @@ def test_memory_init_forgets_at_the_stated_time_constants(toy_data, arch) -> Non
         assert (bias == 0).all()
 
 
-def test_judged_windows_cover_the_trials_without_overlap() -> None:
-    plan = plan_judged_windows(np.array([4, 7]), n_steps=400, length=150, count=8)
+def test_validation_windows_cover_the_trials_without_overlap() -> None:
+    plan = plan_validation_windows(np.array([4, 7]), n_steps=400, length=150, count=8)
     assert list(zip(plan.trial, plan.start, strict=True)) == [(4, 0), (4, 150), (7, 0), (7, 150)]
-    few = plan_judged_windows(np.arange(10), n_steps=400, length=1000, count=4)
+    few = plan_validation_windows(np.arange(10), n_steps=400, length=1000, count=4)
     assert few.window == 400
     assert list(few.trial) == [0, 3, 6, 9]
 

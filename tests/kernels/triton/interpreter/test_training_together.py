@@ -44,7 +44,7 @@ def test_models_of_one_launch_train_bit_equal_to_models_alone(
     monkeypatch.setattr(operator, "choose_tiling", lambda *_: tiling)
     together = trainers(toy_data, tmp_path / "together", arch, (3, 2), **SMALL)
     train(*together)
-    assert launches == [3] * (4 + 2)  # four steps, and both epochs judged
+    assert launches == [3] * (4 + 2)  # four steps, and both epochs validated
     alone = trainers(toy_data, tmp_path / "alone", arch, (3, 2), **SMALL)
     for trainer in alone:
         train(trainer)
