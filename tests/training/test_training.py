@@ -313,7 +313,9 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data
         process.wait()
         assert not (killed / "result.json").exists()
     subprocess.run(resume, check=True, capture_output=True)
-    one, two = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, killed))
+    one, two = (RunFolder(run).load_checkpoint()[0] for run in (whole, killed))
+    assert one is not None
+    assert two is not None
     for name, value in one["weights"].items():
         assert torch.equal(value, two["weights"][name]), name
     assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()
