@@ -96,7 +96,7 @@ def _start(folder: Path, processes: list[subprocess.Popen[bytes]]) -> Path:
             node_port=_free_port(),
         )
     )
-    # Brian2 leaves it behind when it runs a standalone program; SLURM's plugins fail to load with it.
+    # Brian2 leaves it behind after a standalone program; SLURM's plugins fail to load with it.
     os.environ.pop("LD_BIND_NOW", None)
     os.environ["SLURM_CONF"] = str(configuration)
     for program in ("slurmctld", "slurmd"):
