@@ -70,7 +70,9 @@ class GpuStepper:
         self.outputs = outputs
         self._state = torch.from_numpy(state)
         provider = gpu_provider(device, state.dtype, spec.arch)
-        self._work = provider.device_stepper(spec, there, self._state.to(device, copy=True))
+        work = provider.device_stepper(spec, there, self._state.to(device, copy=True))
+        assert work is not None, f"{provider.name} says that it steps on a device"
+        self._work = work
         self._counts = torch.zeros(
             neurons, spec.input_size, dtype=torch.int32, device=self._work.state.device
         )

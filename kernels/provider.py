@@ -133,8 +133,8 @@ class Provider(ABC):
 
     def device_stepper(
         self, spec: StackSpec, weights: Mapping[str, Tensor], state: Tensor
-    ) -> DeviceSteps:
-        """An object that steps neurons on the device of ``state``, in place.
+    ) -> DeviceSteps | None:
+        """An object that steps neurons on the device of ``state``, in place; None if there is none.
 
         Parameters
         ----------
@@ -143,4 +143,4 @@ class Provider(ABC):
             On that device, in canonical order, with a leading axis where each neuron has its own.
         state : Tensor [N, spec.state_size]
         """
-        raise NotImplementedError(f"provider {self.name!r} does not step on a device")
+        return None
