@@ -17,11 +17,11 @@ kernel_sources = setup.py $(wildcard kernels/cpu/*.h kernels/cpu/*.cpp)
 
 .PHONY: demo test lint docs clean
 
-demo: runs/demo/model.h5
-	.venv/bin/surrogate evaluate runs/demo/model.h5 --split test
+demo: runs/demo/model.safetensors
+	.venv/bin/surrogate evaluate runs/demo/model.safetensors --split test
 
 # An interrupted demo goes on where it stopped.
-runs/demo/model.h5: | $(ready)
+runs/demo/model.safetensors: | $(ready)
 	.venv/bin/surrogate train $(if $(wildcard runs/demo/run.json),--resume runs/demo,--arch lstm --out runs/demo)
 
 test: $(ready)

@@ -134,6 +134,6 @@ def _open(source: Any) -> Model:
     if isinstance(source, str | os.PathLike):
         return load(source)
     raise UsageError(
-        f"model {source!r}: expected the path of a model file, such as 'model.h5', or what "
-        "surrogate.load returned, or a list with one for each neuron"
+        f"model {source!r}: expected the path of a model file, such as 'model.safetensors', or "
+        "what surrogate.load returned, or a list with one for each neuron"
     )

@@ -21,15 +21,15 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 _HELP = """Evaluate a trained surrogate on the trials of a data set.
 
-Runs MODEL, a model.h5 that `surrogate train` wrote, over whole trials and compares spikes and soma
-voltage with the neuron's. Nothing is written unless --plots or --write-rule asks for it.
+Runs MODEL, a model.safetensors that `surrogate train` wrote, over whole trials and compares spikes
+and soma voltage with the neuron's. Nothing is written unless --plots or --write-rule asks for it.
 
 \b
 Examples:
-  surrogate evaluate runs/lstm/model.h5
-  surrogate evaluate runs/lstm/model.h5 --data l5pc.h5 --split test --json
-  surrogate evaluate runs/lstm/model.h5 --protocol published --plots figures
-  surrogate evaluate runs/lstm/model.h5 --split valid --write-rule
+  surrogate evaluate runs/lstm/model.safetensors
+  surrogate evaluate runs/lstm/model.safetensors --data l5pc.h5 --split test --json
+  surrogate evaluate runs/lstm/model.safetensors --protocol published --plots figures
+  surrogate evaluate runs/lstm/model.safetensors --split valid --write-rule
 
 \b
 Protocols:
@@ -60,7 +60,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
 
 
 @click.command(help=_HELP)
-@click.argument("model", type=FILE)
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", type=FILE, help="Data set [default: the bundled sample].")
 @click.option(
     "--split",

@@ -67,7 +67,7 @@ def cli() -> None:
     \b
     Examples:
       surrogate train --arch lstm --out runs/lstm
-      surrogate evaluate runs/lstm/model.h5 --split test
+      surrogate evaluate runs/lstm/model.safetensors --split test
       surrogate data info
       surrogate doctor --json
 

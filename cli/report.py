@@ -27,15 +27,16 @@ _SVG = click.option(
 
 _HELP = """Write a report about one model: one HTML file that needs no network.
 
-MODEL is a model.h5 that `surrogate train` wrote. The page holds its card, its scores on unseen
-trials, ROC curve and thresholds, output spread, voltage and spike traces, and, with the run's
-folder around the model, its learning curve. The same as JSON, and the scores as CSV, lie beside it.
+MODEL is a model.safetensors that `surrogate train` wrote. The page holds its card, its scores on
+unseen trials, ROC curve and thresholds, output spread, voltage and spike traces, and, with the
+run's folder around the model, its learning curve. The same as JSON, and the scores as CSV, lie
+beside it.
 
 \b
 Examples:
-  surrogate report runs/lstm/model.h5
-  surrogate report runs/lstm/model.h5 --data l5pc.h5 --split test --out lstm.html
-  surrogate report runs/lstm/model.h5 --svg figures --json
+  surrogate report runs/lstm/model.safetensors
+  surrogate report runs/lstm/model.safetensors --data l5pc.h5 --split test --out lstm.html
+  surrogate report runs/lstm/model.safetensors --svg figures --json
 
 \b
 --json prints what the JSON file holds: kind, version, created, versions, model {name, arch,
@@ -66,7 +67,7 @@ configurations (the best run of each), shares {by_arch, by_depth}, best_models, 
 
 
 @click.command(help=_HELP)
-@click.argument("model", type=FILE)
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", type=FILE, help="Data set [default: the bundled sample].")
 @click.option(
     "--split",

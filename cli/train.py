@@ -17,8 +17,8 @@ __all__ = ["train"]
 _HELP = """Train a surrogate and evaluate it on validation trials.
 
 Without --data the bundled sample of a layer 5 pyramidal cell is used. The run's folder receives the
-model file (model.h5), its recipe, metrics.jsonl and plots. A run that was interrupted, even by
-kill -9, continues with --resume and ends with the same weights, bit for bit.
+model file (model.safetensors), its recipe, metrics.jsonl and plots. A run that was interrupted,
+even by kill -9, continues with --resume and ends with the same weights, bit for bit.
 
 \b
 Examples:

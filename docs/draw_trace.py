@@ -1,7 +1,7 @@
 """Draws docs/trace.svg: a test trial of the bundled neuron, and a surrogate given the same input.
 
 surrogate train --arch lstm
-python docs/draw_trace.py runs/lstm-256-64-2-tuned-s0/model.h5
+python docs/draw_trace.py runs/lstm-256-64-2-tuned-s0/model.safetensors
 
 Trial and stretch were chosen by hand, because they have many spikes: five of the eight test trials
 have two or fewer.

@@ -1,7 +1,7 @@
 """L5 pyramidal cells (surrogates) and integrate-and-fire interneurons that inhibit them. Their
 spikes are drawn to microcircuit.png.
 
-python examples/microcircuit.py [model.h5]
+python examples/microcircuit.py [model.safetensors]
 """
 
 import numpy as np

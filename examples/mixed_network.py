@@ -1,7 +1,7 @@
 """Four kinds of neurons in one network: Hodgkin-Huxley, integrate-and-fire, surrogates, and an
 artificial readout of torch. The spikes are drawn to mixed_network.png.
 
-python examples/mixed_network.py [--standalone] [model.h5]
+python examples/mixed_network.py [--standalone] [model.safetensors]
 
 With --standalone the same network is compiled to a C++ program, without the readout: its module is
 Python.

@@ -1,6 +1,6 @@
 """Three surrogates under Poisson input, drawn to poisson_traces.png.
 
-python examples/poisson_traces.py [model.h5]
+python examples/poisson_traces.py [model.safetensors]
 """
 
 import numpy as np

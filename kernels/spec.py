@@ -15,6 +15,7 @@ from surrogate.kernels.architectures import Architecture, architecture
 __all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec", "join_sizes", "parse_sizes"]
 
 HEADS = ("recurrent", "linear")
+MAX_LAYERS = 64
 MAX_HIDDEN_SIZE = 512
 MAX_INPUT_SIZE = 2**15  # SpikeEvents keeps channels in int16
 
@@ -78,6 +79,8 @@ class StackSpec:
         if self.head not in HEADS:
             raise UsageError(f"unknown head {self.head!r}: expected recurrent or linear")
         sizes = self.hidden_sizes
+        if len(sizes) > MAX_LAYERS:
+            raise UsageError(f"{len(sizes)} layers: expected at most {MAX_LAYERS}")
         if not sizes or any(
             type(size) is not int or not 1 <= size <= MAX_HIDDEN_SIZE for size in sizes
         ):

@@ -142,7 +142,7 @@ def test_a_plot_of_a_trial_is_in_milliseconds(folder: Path, tmp_path: Path) -> N
 
 
 def test_training_takes_its_windows_in_milliseconds(folder: Path) -> None:
-    card = surrogate.load(folder / "run" / "model.h5").card
+    card = surrogate.load(folder / "run" / "model.safetensors").card
     assert (card.dt_ms, card.channels, card.segments) == (DT, CHANNELS, {})
     assert card.spec.input_size == 20
     assert set(card.input_rate_hz) == {"AMPA", "GABA", "5-HT"}
@@ -153,12 +153,14 @@ def test_training_takes_its_windows_in_milliseconds(folder: Path) -> None:
 
 
 def test_scores_count_time_and_not_bins(folder: Path) -> None:
-    model = surrogate.load(folder / "run" / "model.h5")
+    model = surrogate.load(folder / "run" / "model.safetensors")
     with datasets.open(folder / "all.h5") as data:
         trials = data.trial_indices("test")
         spikes = sum(len(data.spike_times(int(trial))) for trial in trials)
         outputs = run_protocol(model.stack, data, trials)
-    result = _run("evaluate", folder / "run" / "model.h5", "--data", folder / "all.h5", "--json")
+    result = _run(
+        "evaluate", folder / "run" / "model.safetensors", "--data", folder / "all.h5", "--json"
+    )
     assert result["n_bins"] == 3 * BINS
     rule = result["spike_rule"]
     assert rule["neuron_rate_hz"] == pytest.approx(spikes / (3 * 0.3))
@@ -187,11 +189,11 @@ def test_data_with_other_bins_are_refused(folder: Path, tmp_path: Path) -> None:
     trial = _trial(np.random.default_rng(0), "test")
     datasets.write(tmp_path / "other.h5", other, [trial])
     with pytest.raises(UsageError, match=r"bins of 1 ms, the model has 0\.5 ms"):
-        surrogate.evaluate(folder / "run" / "model.h5", tmp_path / "other.h5")
+        surrogate.evaluate(folder / "run" / "model.safetensors", tmp_path / "other.h5")
 
 
 def test_the_report_says_what_the_neuron_is(folder: Path, tmp_path: Path) -> None:
-    model, out = folder / "run" / "model.h5", tmp_path / "report.html"
+    model, out = folder / "run" / "model.safetensors", tmp_path / "report.html"
     _run("report", model, "--data", folder / "all.h5", "--out", out, "--json")
     page = out.read_text("utf-8")
     assert "20 channels: 10 AMPA, 6 GABA, 4 5-HT" in page
@@ -209,7 +211,7 @@ def numpy_target() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarning")
 def test_a_brian2_group_steps_in_the_bins_of_the_card(folder: Path, numpy_target) -> None:
     """Spikes and voltage online are those offline, bin by bin of 0.5 ms."""
-    model = surrogate.load(folder / "run" / "model.h5")
+    model = surrogate.load(folder / "run" / "model.safetensors")
     bins, rng = 240, np.random.default_rng(5)
     active = rng.random((2, bins, 20)) < 0.06
     neuron, at, channel = np.nonzero(active)
@@ -239,7 +241,7 @@ def test_a_brian2_group_steps_in_the_bins_of_the_card(folder: Path, numpy_target
 
 
 def test_inputs_are_found_by_the_name_of_their_group(folder: Path) -> None:
-    cells = SurrogateNeuron(3, folder / "run" / "model.h5")
+    cells = SurrogateNeuron(3, folder / "run" / "model.safetensors")
     assert cells.channel(2, [0, 3], "5-HT").tolist() == [2 * 20 + 16, 2 * 20 + 19]
     with pytest.raises(UsageError, match="no channel group 'NMDA': expected AMPA or GABA or 5-HT"):
         cells.channel(0, 0, "NMDA")
@@ -247,5 +249,5 @@ def test_inputs_are_found_by_the_name_of_their_group(folder: Path) -> None:
     assert rates.tolist() == [20] * 10 + [10] * 6 + [1] * 4
     with pytest.raises(UsageError, match="no value for channel group 'GABA'"):
         cells.channels.per_channel({"AMPA": 20})
-    states = warm_state(folder / "run" / "model.h5", 2, 5 * ms, rates={"AMPA": 50 * Hz})
+    states = warm_state(folder / "run" / "model.safetensors", 2, 5 * ms, rates={"AMPA": 50 * Hz})
     assert states.shape == (2, 8)

@@ -65,7 +65,7 @@ def test_it_trains_and_is_saved_loaded_and_evaluated(toy_data: Path, tmp_path: P
     where = ("--data", toy_data, "--out", tmp_path / "run")
     chosen = ("--arch", "leaky", "--hidden", "4-2", "--epochs", "1", "--json")
     result = _run("train", *where, *chosen, *settings)
-    model = surrogate.load(tmp_path / "run" / "model.h5")
+    model = surrogate.load(tmp_path / "run" / "model.safetensors")
     assert model.card.spec.architecture.step is _leak
     assert model.stack.spec.state_size == 2 * 4
     # Biases on the hidden state begin at zero: what differs was learnt.
@@ -192,13 +192,13 @@ def test_a_new_score_is_in_the_json_the_table_and_the_report(
     ):
         monkeypatch.setitem(SCORES, score.name, score)
     model = random_model("gru", inputs=20)
-    save(tmp_path / "model.h5", model.stack, model.card)
-    command = (tmp_path / "model.h5", "--data", toy_data, "--split", "train")
+    save(tmp_path / "model.safetensors", model.stack, model.card)
+    command = (tmp_path / "model.safetensors", "--data", toy_data, "--split", "train")
     evaluate = ("evaluate", *command, "--bootstrap", 200)
     result = surrogate_command(*evaluate, "--json").json
 
     # The interval by hand: the highest of a resample is the highest of its trials' own.
-    outputs = surrogate.evaluate(tmp_path / "model.h5", toy_data, split="train").outputs
+    outputs = surrogate.evaluate(tmp_path / "model.safetensors", toy_data, split="train").outputs
     n_trials = len(outputs.trials)
     weights = np.random.default_rng(0).multinomial(n_trials, [1 / n_trials] * n_trials, 200)
     ours, theirs = (

@@ -167,7 +167,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 
 def test_a_forked_child_loads_and_predicts(tmp_path: Path) -> None:
     """After its parent loaded a model, predicted and ran Brian2."""
-    path = tmp_path / "model.h5"
+    path = tmp_path / "model.safetensors"
     model = random_model("lstm", (256, 64, 2), inputs=1278)
     save(path, model.stack, model.card)
     done = subprocess.run(

@@ -43,7 +43,7 @@ def evaluate(
     Parameters
     ----------
     model : Model or path
-        A ``model.h5`` that training wrote, or what :func:`surrogate.load` made of it.
+        A ``model.safetensors`` that training wrote, or what :func:`surrogate.load` made of it.
     data : Dataset or path, optional
         By default the bundled sample of a layer 5 pyramidal cell.
     split : "train" | "valid" | "test" | "all"
@@ -84,7 +84,7 @@ def evaluate(
     Examples
     --------
     >>> import surrogate
-    >>> result = surrogate.evaluate("runs/lstm/model.h5", split="valid")  # doctest: +SKIP
+    >>> result = surrogate.evaluate("runs/lstm/model.safetensors", split="valid")  # doctest: +SKIP
     >>> result["roc_auc"], result["roc_auc_interval"]                     # doctest: +SKIP
     (0.9765, [0.9688, 0.9841])
     >>> print(result)                                                     # doctest: +SKIP

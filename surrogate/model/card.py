@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,20 +93,19 @@ class ModelCard:
                     "neuron it was trained on"
                 )
 
-    def to_json(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
         """The card as the model file holds it."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        """The card that :meth:`to_json` wrote.
+    def from_dict(cls, fields: dict[str, Any]) -> ModelCard:
+        """The card that :meth:`to_dict` gave.
 
         Raises
         ------
         TypeError, ValueError, KeyError, OverflowError
             If it is none.
         """
-        fields = json.loads(text)
         rule = fields["spike_rule"]
         return cls(
             **fields

@@ -1,22 +1,23 @@
-"""The model file: one HDF5 file with the weights and the card that says what they are.
+"""The model file: safetensors, with the card that says what the weights are in its metadata.
 
-``card`` is JSON text, ``weights/<name>`` float32 arrays by torch.nn's names. The HDF5 user block,
-the first 512 bytes, holds the word ``surrogate-model``, the SHA-256 of all bytes after it, and
-spaces: the HDF5 library can crash or hang on damaged bytes, so it is given none.
+Tensors are float32 and have the names of ``RecurrentStack.state_dict()``. The metadata hold JSON
+under ``surrogate-model``: ``sha256``, ``version`` and ``card``. The digest is that of the whole
+file with 64 zeros in its own place, which is the first thing in every file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
 from torch import Tensor
 
 from surrogate.errors import DataError
@@ -26,27 +27,32 @@ from surrogate.model.card import ModelCard
 from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
+from surrogate.stored import parse_json
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["Model", "load", "save"]
+__all__ = ["MODEL_NAME", "Model", "load", "save"]
 
-FORMAT = "surrogate-model"
-VERSION = 2
-_SEAL_BYTES = 512
+#: Name of the model file in a run's folder.
+MODEL_NAME = "model.safetensors"
 
-# The type of h5py's and torch's errors depends on which bytes are damaged.
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)
+_KEY = "surrogate-model"
+_VERSION = 3
+_NO_DIGEST = b"0" * 64
+# safetensors puts the metadata before the tensors' entries, after 8 bytes with the header's length.
+_START = b'{"__metadata__":{"%b":"{\\"sha256\\": \\"' % _KEY.encode()
+_DIGEST = slice(8 + len(_START), 8 + len(_START) + len(_NO_DIGEST))
+
+_MOST_BYTES = 1 << 30
+_MOST_HEADER = 1 << 24  # parsed it takes up to 25 times as much
+
+_OTHER_KINDS = {
+    b"\x89HDF": "an HDF5 file, such as a data set",
+    b"PK": "a zip archive, such as what torch.save writes",
+    b"\x80": "a pickle",
+    b"surrogate sealed": "a checkpoint",
+}
 
 
 class Model:
@@ -116,23 +122,15 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
     DataError
         If the file cannot be written.
     """
-    # A dataset, since an attribute cannot hold more than 64 KB.
-    text = card.to_json()
     weights = {
-        name: tensor.detach().cpu().to(torch.float32).numpy()
+        name: np.ascontiguousarray(tensor.detach().cpu().to(torch.float32).numpy())
         for name, tensor in stack.state_dict().items()
     }
-    # Built in memory, so that a full disk is an ordinary OSError, which within HDF5 it is not.
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=_SEAL_BYTES) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["version"] = VERSION
-        file["card"] = text
-        for name, array in weights.items():
-            file[f"weights/{name}"] = array
-    body = buffer.getvalue()[_SEAL_BYTES:]
+    about = {"sha256": _NO_DIGEST.decode(), "version": _VERSION, "card": card.to_dict()}
+    # One entry alone: safetensors writes several in random order.
+    content = safetensors.save(weights, {_KEY: json.dumps(about, allow_nan=False)})
     with atomic_path(path) as aside:
-        aside.write_bytes(_seal(body) + body)
+        aside.write_bytes(content.replace(_NO_DIGEST, _digest(content), 1))
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -141,65 +139,106 @@ def load(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     DataError
-        If the file is missing, damaged, of another format or version, or its weights do not fit
-        its card.
+        If the file is missing, damaged, of another format or version, larger than any model, or its
+        weights do not fit its card.
     """
-    check_is_file(path)
+    content = _read(path)
+    card = _card(content, path)
     try:
-        with open(path, "rb") as handle:
-            seal = handle.read(_SEAL_BYTES)
-            if not seal.startswith(FORMAT.encode()):
-                raise DataError(
-                    f"{path}: not a model file; expected the model.h5 that `surrogate train` writes"
-                )
-            body = handle.read()
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    if seal != _seal(body):
-        raise DataError(
-            f"{path}: its bytes are not those that were saved; the file is damaged, get it again"
-        )
-    try:
-        with h5py.File(io.BytesIO(seal + body), "r") as file:
-            card, weights = _read(file, path)
+        # Before the stack is made, which allocates what the card asks for.
+        if 4 * card.spec.parameter_count > len(content):
+            raise ValueError(
+                f"the stack needs {4 * card.spec.parameter_count:,} bytes, the file has "
+                f"{len(content):,}"
+            )
+        weights = safetensors.load(content)
         stack = RecurrentStack.from_spec(card.spec)
-        stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
+        _check_fit(weights, stack.state_dict())
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
         raise DataError(
-            f"{path}: not a readable model file ({reason}); expected the model.h5 that "
-            "`surrogate train` writes"
+            f"{path}: its weights do not fit its card ({error}); expected a {MODEL_NAME} that "
+            "`surrogate train` wrote"
         ) from error
-    return Model(stack.eval(), card, path)
-
-
-def _seal(body: bytes) -> bytes:
-    return f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode().ljust(_SEAL_BYTES)
-
-
-def _read(
-    file: h5py.File, path: str | os.PathLike[str]
-) -> tuple[ModelCard, dict[str, NDArray[np.float32]]]:
-    kind, version = file.attrs.get("format"), file.attrs.get("version")
-    if not isinstance(kind, str) or kind != FORMAT:
-        raise DataError(f"{path}: format is {kind!r:.60}, expected {FORMAT!r}; give a model file")
-    if not isinstance(version, int | np.integer) or version != VERSION:
-        raise DataError(
-            f"{path}: model file version {version!s:.60}, this release reads {VERSION}; "
-            "update surrogate-neuron or train again"
-        )
-    text = file["card"].asstr()[()]
-    try:
-        card = ModelCard.from_json(text)
-        shapes = card.spec.parameter_shapes()
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise DataError(f"{path}: the model card is damaged ({error})") from error
-    group = file["weights"]
-    # Shapes before bytes: a damaged shape must not allocate what the file cannot hold.
-    if {name: group[name].shape for name in group} != shapes:
-        raise DataError(f"{path}: the weights do not fit the card's stack; the file is damaged")
-    weights = {name: np.asarray(group[name][()], dtype=np.float32) for name in shapes}
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise DataError(f"{path}: weight {name} holds values that are not finite; train again")
-    return card, weights
+    stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return Model(stack.eval(), card, path)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a model file that are those that were saved."""
+    if os.path.isdir(path):
+        inside = Path(path, MODEL_NAME)
+        cure = inside if inside.is_file() else f"the {MODEL_NAME} of a finished run"
+        raise DataError(f"{path}: is a folder; give {cure}")
+    check_is_file(path)
+    try:
+        with open(path, "rb") as handle:
+            start = handle.read(_DIGEST.stop)
+            if not start[8:].startswith(_START):
+                raise DataError(
+                    f"{path}: {_kind(start)}, not a model file; expected a {MODEL_NAME} that "
+                    "`surrogate train` wrote"
+                )
+            size = os.fstat(handle.fileno()).st_size
+            if size > _MOST_BYTES:
+                raise DataError(
+                    f"{path}: {size:,} bytes; a model file has at most {_MOST_BYTES:,}, so this "
+                    "one is damaged or of another program"
+                )
+            content = start + handle.read()
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    if content[_DIGEST] != _digest(content):
+        raise DataError(
+            f"{path}: its bytes are not those that were saved; the file is damaged, get it again"
+        )
+    return content
+
+
+def _digest(content: bytes) -> bytes:
+    digest = hashlib.sha256(content[: _DIGEST.start])
+    digest.update(_NO_DIGEST)
+    digest.update(memoryview(content)[_DIGEST.stop :])
+    return digest.hexdigest().encode()
+
+
+def _kind(content: bytes) -> str:
+    if content[8:].startswith(b'{"'):
+        return "a safetensors file without a model card"
+    for magic, kind in _OTHER_KINDS.items():
+        if content.startswith(magic):
+            return kind
+    return "an unknown kind of file" if content else "empty"
+
+
+def _card(content: bytes, path: str | os.PathLike[str]) -> ModelCard:
+    """The card in the metadata of a model file."""
+    length = int.from_bytes(content[:8], "little")
+    if length > min(_MOST_HEADER, len(content) - 8):
+        raise DataError(
+            f"{path}: a header of {length:,} bytes; expected at most "
+            f"{min(_MOST_HEADER, len(content) - 8):,}, so the file is damaged"
+        )
+    try:
+        about = parse_json(parse_json(content[8 : 8 + length].decode())["__metadata__"][_KEY])
+        version = about["version"]
+        if version == _VERSION:
+            return ModelCard.from_dict(about["card"])
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: the model card is damaged ({error})") from error
+    raise DataError(
+        f"{path}: model file version {version!r:.60}, this release reads {_VERSION}; update "
+        "surrogate-neuron or train again"
+    )
+
+
+def _check_fit(weights: dict[str, NDArray[np.float32]], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError unless names, shapes and types of weights are those of the stack's."""
+    for name in weights.keys() ^ expected.keys():
+        raise ValueError(f"{name} is {'missing' if name in expected else 'too many'}")
+    for name, array in weights.items():
+        shape = tuple(expected[name].shape)
+        if array.shape != shape or array.dtype != np.float32:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected float32 {shape}")

@@ -13,6 +13,7 @@ from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.result import Evaluation
 from surrogate.report.runs import Run
 from surrogate.report.summary import configuration_name
+from surrogate.training.run_folder import RunFolder
 
 __all__ = ["EvaluatedRun", "describe_data", "evaluate_runs"]
 
@@ -56,7 +57,7 @@ def evaluate_runs(runs: Sequence[Run], dataset: Dataset) -> tuple[list[Evaluated
         name = f"{configuration_name(run)} ({run.experiment.hash})"
         try:
             evaluation = evaluate(
-                run.folder / "model.h5",
+                RunFolder(run.folder).model,
                 dataset,
                 split="valid",
                 labels=run.experiment.labels,

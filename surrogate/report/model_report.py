@@ -33,7 +33,7 @@ def write_model_report(
     Parameters
     ----------
     path : Path
-        A model.h5. If it is in its run's folder, the learning curve is drawn too.
+        A model.safetensors. If it is in its run's folder, the learning curve is drawn too.
     out : Path, optional
         The page, ending in .html; by default ``report.html`` beside the model. The JSON and the
         CSV lie beside it.

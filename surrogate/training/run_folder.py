@@ -2,7 +2,7 @@
 
 ``run.json`` the configuration, ``recipe.toml`` the effective recipe, ``checkpoint.pt`` and
 ``checkpoint.previous.pt`` the last two states, ``metrics.jsonl`` a line per epoch, and once the run
-is done ``model.h5``, plots and ``result.json``, which is written last.
+is done ``model.safetensors``, plots and ``result.json``, which is written last.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
+from surrogate.model.model_file import MODEL_NAME
 from surrogate.stored import parse_json, seal, seal_json, unseal, unseal_json
 from surrogate.training.run_config import RunConfig
 
@@ -37,7 +38,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.model = self.path / "model.h5"
+        self.model = self.path / MODEL_NAME
         self.result = self.path / "result.json"
         self.metrics = self.path / "metrics.jsonl"
         self._config = self.path / "run.json"

@@ -176,8 +176,8 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         ((1, model), {"device": "gpu"}, UsageError, ["'gpu'", "'cuda'"]),
         ((1, model), {"threads": 0}, UsageError, ["threads=0"]),
         ((1, model), {"threads": 1.5}, UsageError, ["threads=1.5"]),
-        ((1, None), {}, UsageError, ["None", "model.h5"]),
-        ((1, [3]), {}, UsageError, ["model 3", "model.h5"]),
+        ((1, None), {}, UsageError, ["None", "model.safetensors"]),
+        ((1, [3]), {}, UsageError, ["model 3", "model.safetensors"]),
     ]:
         with pytest.raises(error) as caught:
             SurrogateNeuron(*arguments, **options)

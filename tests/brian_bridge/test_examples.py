@@ -19,7 +19,7 @@ def model_file(tmp_path_factory) -> Path:
     size = ["--arch", "rnn", "--hidden", "32-16-2", "--epochs", "2"]
     command = [sys.executable, "-m", "surrogate.cli.main", "train", *size, "--out", str(folder)]
     subprocess.run(command, capture_output=True, check=True)
-    return folder / "model.h5"
+    return folder / "model.safetensors"
 
 
 @pytest.mark.slow

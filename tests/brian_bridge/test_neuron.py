@@ -230,7 +230,7 @@ def test_the_magic_network_finds_all_parts_and_restores_them() -> None:
 @pytest.mark.slow
 def test_a_stored_network_goes_on_in_a_new_process(tmp_path) -> None:
     model = random_model()
-    save(tmp_path / "model.h5", model.stack, model.card)
+    save(tmp_path / "model.safetensors", model.stack, model.card)
     script = tmp_path / "network.py"
     script.write_text(
         textwrap.dedent("""
@@ -241,7 +241,7 @@ def test_a_stored_network_goes_on_in_a_new_process(tmp_path) -> None:
 
         prefs.codegen.target = "numpy"
         folder, duration = sys.argv[1], int(sys.argv[2])
-        cells = SurrogateNeuron(2, f"{folder}/model.h5", name="cells")
+        cells = SurrogateNeuron(2, f"{folder}/model.safetensors", name="cells")
         number = np.arange(400)
         source = SpikeGeneratorGroup(40, number % 40, number * 0.1 * ms, name="source")
         into = Synapses(source, cells.inputs, on_pre="x_post += 1", name="into")

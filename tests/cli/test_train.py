@@ -51,7 +51,7 @@ def test_json_ends_with_run_folder_model_file_and_validation_metrics(trained) ->
     result, folder = trained
     printed = json.loads(result.stdout.splitlines()[-1])
     assert printed["run"] == str(folder)
-    assert printed["model"] == str(folder / "model.h5")
+    assert printed["model"] == str(folder / "model.safetensors")
     assert printed["epochs"] == 2
     assert 0 <= printed["validation"]["roc_auc"] <= 1
     assert printed["validation"]["n_trials"] == 2
@@ -68,7 +68,7 @@ def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
     assert [entry["epoch"] for entry in epochs] == [1, 2]
     for plot in ("learning_curve.png", "roc.png", "traces.png"):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
-    model = surrogate.load(folder / "model.h5")
+    model = surrogate.load(folder / "model.safetensors")
     card = model.card
     assert (card.spec.arch, card.spec.hidden_sizes, card.spec.input_size) == ("gru", (6, 2), 20)
     assert [(group.name, group.size) for group in card.channels.groups] == [
@@ -86,18 +86,18 @@ def test_the_run_folder_holds_recipe_metrics_plots_and_a_model_that_predicts(
 
 def test_resuming_a_finished_run_prints_its_result_and_leaves_its_model(trained) -> None:
     _, folder = trained
-    before = (folder / "model.h5").read_bytes()
+    before = (folder / "model.safetensors").read_bytes()
     result = _run("train", "--resume", folder, "--json")
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout.splitlines()[-1])
     assert printed == unseal_json(folder / "result.json")
-    assert (folder / "model.h5").read_bytes() == before
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_a_run_stopped_while_evaluating_is_finished_by_resuming(trained) -> None:
     _, folder = trained
     before = unseal_json(folder / "result.json")["validation"]
-    for name in ("result.json", "model.h5"):
+    for name in ("result.json", "model.safetensors"):
         (folder / name).unlink()
     result = _run("train", "--resume", folder, "--json", "--no-plots")
     assert result.exit_code == 0, result.stderr
@@ -136,7 +136,7 @@ def test_a_single_validation_trial_ends_in_a_model(toy_data, tmp_path) -> None:
         surrogate.datasets.write(path, data.header, trials)
     result = _run("train", "--data", path, "--out", tmp_path / "run", "--epochs", "1", *SMALL)
     assert result.exit_code == 0, result.stderr
-    assert surrogate.load(tmp_path / "run" / "model.h5").card.spike_rule is not None
+    assert surrogate.load(tmp_path / "run" / "model.safetensors").card.spike_rule is not None
 
 
 def test_a_neuron_without_inhibitory_synapses_can_be_trained(toy_data, tmp_path) -> None:
@@ -148,7 +148,8 @@ def test_a_neuron_without_inhibitory_synapses_can_be_trained(toy_data, tmp_path)
     arguments = ["--data", path, "--out", tmp_path / "run", "--epochs", "1", "--no-plots"]
     result = _run("train", *arguments, *SMALL)
     assert result.exit_code == 0, result.stderr
-    assert set(surrogate.load(tmp_path / "run" / "model.h5").card.input_rate_hz) == {"excitatory"}
+    card = surrogate.load(tmp_path / "run" / "model.safetensors").card
+    assert set(card.input_rate_hz) == {"excitatory"}
 
 
 def test_data_without_a_split_are_refused_with_the_cure(toy_data, tmp_path) -> None:

@@ -44,7 +44,7 @@ def stack() -> RecurrentStack:
 
 @pytest.fixture
 def model_path(tmp_path: Path, stack: RecurrentStack) -> Path:
-    path = tmp_path / "model.h5"
+    path = tmp_path / "model.safetensors"
     save(path, stack, ModelCard(stack.spec, CHANNELS, 1.0))
     return path
 
@@ -344,7 +344,7 @@ def test_command_prints_a_table_and_the_roc_curve(run) -> None:
 
 def test_command_writes_plots_only_where_asked(run, tmp_path) -> None:
     run("--split", "all", "--bootstrap", "0")
-    assert [path.name for path in tmp_path.iterdir()] == ["model.h5"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     result = run("--split", "all", "--bootstrap", "0", "--plots", str(tmp_path / "fig"), "--json")
     names = {"roc.png", "roc.svg", "traces.png", "traces.svg"}
     assert {path.name for path in (tmp_path / "fig").iterdir()} == names

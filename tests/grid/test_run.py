@@ -94,7 +94,7 @@ def test_an_experiment_is_what_train_makes_of_the_same_choices(finished, toy_dat
         *("--set", "window_ms=100"),
     )
     assert result.exit_code == 0, result.stderr
-    trained = surrogate.load(tmp_path / "run" / "model.h5").stack.state_dict()
+    trained = surrogate.load(tmp_path / "run" / "model.safetensors").stack.state_dict()
     for key, value in weights(place, name).items():
         assert np.array_equal(value, trained[key].numpy())
 

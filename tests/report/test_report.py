@@ -228,7 +228,7 @@ def test_paths_do_not_leave_the_machine(page, grid, toy_data) -> None:
 def test_a_model_that_is_gone_or_another_is_named(copied, report, quick) -> None:
     first, second, _ = (model["hash"] for model in report["best_models"])
     homes = {name: copied / "experiments" / name for name in (first, second)}
-    (homes[first] / "model.h5").unlink()
+    (homes[first] / "model.safetensors").unlink()
     record = unseal_json(homes[second] / "done.json")
     record["scores"]["valid"]["roc_auc"] -= 0.001
     (homes[second] / "done.json").write_text(seal_json(record))
@@ -236,7 +236,7 @@ def test_a_model_that_is_gone_or_another_is_named(copied, report, quick) -> None
     result = write_grid_report(copied)
     assert len(result["best_models"]) == 2
     notes = "\n".join(result["missing"])
-    assert f"({first}): experiments/{first}/model.h5: no such file" in notes
+    assert f"({first}): experiments/{first}/model.safetensors: no such file" in notes
     assert f"({second}): its model file scores ROC AUC" in notes
     assert "its metrics.jsonl is gone" in notes
     assert_self_contained(Page(copied / "report.html"))
@@ -339,7 +339,7 @@ def test_mistakes_are_one_line(
 
 
 def test_model_report_tells_what_evaluate_tells(grid, report, toy_data, tmp_path) -> None:
-    model = grid / "experiments" / report["best_models"][0]["hash"] / "model.h5"
+    model = grid / "experiments" / report["best_models"][0]["hash"] / "model.safetensors"
     out = tmp_path / "model.html"
     done = surrogate_command("report", model, "--data", toy_data, "--out", out, "--json")
     assert done.exit_code == 0, done.stderr
@@ -366,7 +366,7 @@ def test_model_report_without_its_runs_folder_has_no_learning_curve(
 ) -> None:
     model = tmp_path / "alone <i>.h5"
     home = grid / "experiments" / report["best_models"][0]["hash"]
-    shutil.copy(home / "model.h5", model)
+    shutil.copy(home / "model.safetensors", model)
     result = write_model_report(model, data=toy_data, svg=tmp_path / "svg")
     assert result["missing"] == []
     page = Page(tmp_path / "report.html")
@@ -378,8 +378,8 @@ def test_model_report_without_its_runs_folder_has_no_learning_curve(
 def test_model_whose_card_says_little_has_a_report(toy_data, tmp_path, quick) -> None:
     stack = RecurrentStack("gru", (3, 2), input_size=20)
     channels = Channels.of(excitatory=10, inhibitory=10)
-    save(tmp_path / "model.h5", stack, ModelCard(stack.spec, channels, 1.0))
-    result = write_model_report(tmp_path / "model.h5", data=toy_data)
+    save(tmp_path / "model.safetensors", stack, ModelCard(stack.spec, channels, 1.0))
+    result = write_model_report(tmp_path / "model.safetensors", data=toy_data)
     assert [note.partition(":")[0] for note in result["missing"]] == ["spike rule"]
     page = Page(tmp_path / "report.html")
     assert_self_contained(page)

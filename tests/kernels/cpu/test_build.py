@@ -246,7 +246,7 @@ def test_without_a_compiler_the_package_installs_and_trains(source: Path, tmp_pa
         *("--out", "run", *small),
     )
     assert result["epochs"] == 1
-    assert (tmp_path / "run" / "model.h5").stat().st_size > 0
+    assert (tmp_path / "run" / "model.safetensors").stat().st_size > 0
 
 
 def _compiler(folder: Path, refuses: str, *flags: str) -> str:
