@@ -1,0 +1,1 @@
+"""Input protocols: spike trains drawn at random, as many as wanted."""
