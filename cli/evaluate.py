@@ -42,16 +42,27 @@ Protocols:
 \b
 --json prints one object. Scores, each with <key>_interval: [low, high], 95 %, trials resampled:
   roc_auc, average_precision, tpr_at_fpr {"0.0025", "0.01"}, nll (nats per bin),
+  calibration_ratio, brier,
   voltage_rmse_mv, voltage_explained_variance (clipped at -55 mV),
   voltage_rmse_unclipped_mv, voltage_explained_variance_unclipped,
-  event_f1, event_precision, event_recall {"0", "1", "2", "5"}: of the spikes that
-  the spike rule emits, by greatest distance from the neuron's in ms
+  voltage_rmse_around_spikes_mv {near, away}
+Of the spikes that the spike rule emits:
+  event_f1, event_precision, event_recall {"0", "1", "2", "5"}: by greatest distance
+  from the neuron's in ms; event_f1_mean (0 to 5 ms), gamma_2ms, rate_ratio,
+  victor_purpura, van_rossum {"5", "20"}: by time constant in ms; 1 is silence,
+  isi_cv, burst_share {surrogate, neuron}, isi_distance,
+  spike_outcomes {hit, shifted, missed, false}
 The rest:
   thresholds {youden, gmean, rate}: {logit, probability, tpr, fpr}
   spread {saturated_share, distinct_above_threshold,
           distinct_probabilities_above_threshold, logit_gap}
   spike_rule {kind, logit, refractory_ms, chosen_by, emitted_spikes, emitted_rate_hz,
           neuron_rate_hz}
+  error_anatomy {hit, shifted, missed, false, delay_ms, by_place, false_beside_spikes,
+          onset, worst_trials, worst_tenth_share}
+  interspike_intervals {edges_ms, neuron, surrogate}
+  reliability [{low, high, n_bins, mean_probability, spike_share,
+          spike_share_interval}]
   n_trials, n_trials_dropped, n_bins, n_spikes, parameters, model_file_bytes,
   state_bytes, protocol, labels, split, data {name, digest}, seconds, note,
   bootstrap {resamples, without_spikes, seed}; with --plots: plots [paths]

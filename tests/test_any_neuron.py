@@ -35,7 +35,7 @@ from surrogate.cli.main import main
 from surrogate.datasets import ChannelGroup, Channels, Header, Trial
 from surrogate.errors import UsageError
 from surrogate.evaluation.protocols import Protocol, run_protocol
-from surrogate.evaluation.scores import coincidences
+from surrogate.evaluation.spike_trains import coincidences
 from surrogate.kernels import SpikeEvents
 from surrogate.model.prediction import predict_events
 

@@ -66,11 +66,6 @@ class Resamples:
         centred = values - values.mean()  # keeps digits that squares of -67 mV would lose
         return self.mean(np.square(centred)) - self.mean(centred) ** 2
 
-    def ratio(self, part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
-        """One sum over trials divided by another, from both per trial [N], per resample [R]."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (self.weights @ part) / (self.weights @ whole)
-
     @cached_property
     def ranking(self) -> dict[str, NDArray[np.float64]]:
         """ROC AUC, average precision and TPR at low FPR, per resample [R].

@@ -8,9 +8,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.evaluation.roc import Roc, roc_of
+from surrogate.evaluation.anatomy import Anatomy, bins_within, dissect
+from surrogate.evaluation.roc import Roc, roc_of, sigmoid
+from surrogate.evaluation.spike_trains import coincidences
 
-__all__ = ["Comparison"]
+__all__ = ["WINDOWS_MS", "Comparison"]
+
+#: How far apart an emitted and a true spike may be to count as the same, ms.
+WINDOWS_MS = (0, 1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,27 @@ class Comparison:
     def roc(self) -> Roc:
         """The ROC curve, if the bins are :attr:`rankable`."""
         return roc_of(self.logits, self.spikes)
+
+    @cached_property
+    def probability(self) -> NDArray[np.float64]:
+        """Spike probability that the surrogate gives each bin [N, T]."""
+        return sigmoid(self.logits.astype(np.float64))
+
+    @cached_property
+    def coincidences(self) -> dict[int, NDArray[np.int64]]:
+        """Pairs of an emitted and a true spike per trial [N], by each of :data:`WINDOWS_MS`."""
+        assert self.emitted is not None
+        return {
+            window: coincidences(self.emitted, self.spikes, bins_within(window, self.dt_ms))
+            for window in WINDOWS_MS
+        }
+
+    @cached_property
+    def anatomy(self) -> Anatomy | None:
+        """What became of each spike; None without emitted spikes."""
+        if self.emitted is None:
+            return None
+        return dissect(self.emitted, self.spikes, self.dt_ms)
 
     def pick(self, trials: NDArray[np.integer]) -> Comparison:
         """The trials at these rows, which may repeat."""

@@ -12,6 +12,7 @@ import numpy as np
 from surrogate import datasets
 from surrogate.errors import DataError, UsageError
 from surrogate.evaluation.bootstrap import Resamples, draw_weights
+from surrogate.evaluation.breakdown import error_anatomy, interval_histogram, reliability
 from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.evaluation.result import Evaluation
 from surrogate.evaluation.roc import ideal_thresholds, logit_spread
@@ -142,6 +143,9 @@ def evaluate_outputs(
         "thresholds": ideal_thresholds(logits, spikes) if outputs.rankable else None,
         "spread": logit_spread(logits, spikes, bound) if outputs.rankable else None,
         "spike_rule": None if rule is None else _describe(rule, outputs),
+        "error_anatomy": error_anatomy(outputs),
+        "interspike_intervals": interval_histogram(outputs),
+        "reliability": reliability(resamples),
         "n_trials": len(outputs.trials),
         "n_trials_dropped": outputs.dropped,
         "n_bins": spikes.size,

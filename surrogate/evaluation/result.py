@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from surrogate.evaluation.anatomy import OUTCOMES, SHIFT_MS
 from surrogate.evaluation.protocols import Outputs
 from surrogate.evaluation.scores import score_rows
 from surrogate.model.model_file import Model
 
 __all__ = ["Evaluation"]
+
+_PLACES = {"alone": "alone", "burst_first": "first in a burst", "burst_later": "later in one"}
 
 
 class Evaluation(dict[str, Any]):
@@ -31,6 +34,8 @@ class Evaluation(dict[str, Any]):
 
     def __str__(self) -> str:
         parts = [self._subject(), self._scores()]
+        if self["error_anatomy"]:
+            parts.append(self._errors())
         if self["note"]:
             parts.append(f"note: {self['note']}")
         else:
@@ -58,6 +63,25 @@ class Evaluation(dict[str, Any]):
                 for figure in (row.value, *(row.interval or ()))
             )
             lines.append(f"{row.label:<40}{value:>10}" + (f"   [{', '.join(ends)}]" * bool(ends)))
+        return "\n".join(lines)
+
+    def _errors(self) -> str:
+        errors = self["error_anatomy"]
+        places = (
+            f"{counts['missed']} of {sum(counts.values())} {_PLACES[place]}"
+            for place, counts in errors["by_place"].items()
+        )
+        lines = [
+            "spikes: " + ", ".join(f"{errors[outcome]} {outcome}" for outcome in OUTCOMES),
+            f"  missed {', '.join(places)}",
+            f"  false {errors['false_beside_spikes']} of {errors['false']} within {SHIFT_MS} ms of "
+            "a spike",
+        ]
+        if errors["worst_tenth_share"] is not None:
+            lines.append(
+                f"  {errors['worst_tenth_share']:.0%} of the missed and false are in the worst "
+                f"tenth of the trials"
+            )
         return "\n".join(lines)
 
     def _thresholds(self) -> str:

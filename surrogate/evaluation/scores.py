@@ -1,4 +1,5 @@
-"""The scores of a surrogate, one entry each.
+"""The scores of a surrogate, one entry each; those of its spikes are in
+:mod:`surrogate.evaluation.spike_scores`.
 
 ``surrogate evaluate --json``, its table and the report of a model show what :data:`SCORES` holds,
 in its order. A new score is one more entry: a function of a
@@ -12,26 +13,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from surrogate.evaluation.bootstrap import Resamples, interval
+from surrogate.evaluation.anatomy import bins_within, near
+from surrogate.evaluation.bootstrap import Resamples
 from surrogate.evaluation.comparison import Comparison
 from surrogate.evaluation.roc import FALSE_POSITIVE_RATES
+from surrogate.evaluation.score import Score, pooled
+from surrogate.evaluation.spike_scores import SPIKE_SCORES
 
 __all__ = [
-    "COINCIDENCE_WINDOWS_MS",
     "SCORES",
     "VOLTAGE_CLIP_MV",
-    "Score",
     "ScoreRow",
     "bin_nll",
     "clipped_voltages",
-    "coincidences",
     "score_rows",
 ]
 
@@ -39,69 +39,8 @@ __all__ = [
 #: clips there (Beniaguev et al. 2021).
 VOLTAGE_CLIP_MV = -55.0
 
-#: How far apart an emitted and a true spike may be to count as the same, ms.
-COINCIDENCE_WINDOWS_MS = (0, 1, 2, 5)
-
-Figure = TypeVar("Figure")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One figure by which a surrogate is compared with its neuron.
-
-    Attributes
-    ----------
-    name : str
-        Its key in the result of :func:`surrogate.evaluate`, beside ``<name>_interval``.
-    label : str
-        What tables call it; with a field such as ``{:g}`` for the parameter, if it has one.
-    function : callable
-        Gives the score of a :class:`~surrogate.evaluation.comparison.Comparison`, or None where it
-        does not exist. With ``at`` it takes the parameter as a second argument.
-    resampled : callable, optional
-        Gives the score of all resamples at once, float64 [R] with NaN where it does not exist, from
-        a :class:`~surrogate.evaluation.bootstrap.Resamples` (and the parameter). Without it
-        ``function`` is computed on each resample, which is slower.
-    unit : str
-        Of the figure, for tables.
-    digits : int
-        Decimals that tables show.
-    at : tuple of float
-        Values of a parameter. The result then holds an object with one figure for each, or null if
-        no figure exists.
-    """
-
-    name: str
-    label: str
-    function: Callable[..., float | None]
-    resampled: Callable[..., NDArray[np.float64]] | None = None
-    unit: str = ""
-    digits: int = 4
-    at: tuple[float, ...] = ()
-
-    def measure(self, comparison: Comparison) -> float | dict[str, float | None] | None:
-        """The score, by its parameter if it has one."""
-        return self._for_each(partial(self.function, comparison))
-
-    def intervals(self, resamples: Resamples) -> list[float] | dict[str, Any] | None:
-        """The central 95 % over resamples, by the parameter if the score has one."""
-        if not len(resamples.weights):
-            return None
-        return self._for_each(lambda *at: interval(self.resample(resamples, *at)))
-
-    def resample(self, resamples: Resamples, *at: float) -> NDArray[np.float64]:
-        """The score of each resample [R], NaN where it does not exist."""
-        if self.resampled is not None:
-            return self.resampled(resamples, *at)
-        return np.array([self.function(one, *at) for one in resamples.each()], np.float64)
-
-    def _for_each(
-        self, figure: Callable[..., Figure | None]
-    ) -> Figure | dict[str, Figure | None] | None:
-        if not self.at:
-            return figure()
-        figures = {str(value): figure(value) for value in self.at}
-        return None if all(one is None for one in figures.values()) else figures
+#: Greatest distance from a spike of the neuron's at which voltage counts as near one, ms.
+NEAR_SPIKES_MS = 10
 
 
 @dataclass(frozen=True)
@@ -150,26 +89,6 @@ def clipped_voltages(
     if comparison.rescale_voltage and ours.std() > 0:
         ours = (ours - ours.mean()) * (theirs.std() / ours.std()) + theirs.mean()
     return ours, theirs
-
-
-def coincidences(
-    emitted: NDArray[np.bool_], spikes: NDArray[np.integer], window: int
-) -> NDArray[np.int64]:
-    """Pairs of an emitted and a true spike at most ``window`` bins apart, per trial [N].
-
-    Each spike is in one pair at most. Pairing the earliest spikes that can be paired gives the
-    greatest number of pairs there is.
-    """
-    pairs = np.zeros(len(spikes), dtype=np.int64)
-    for trial, (ours, theirs) in enumerate(zip(emitted, spikes, strict=True)):
-        waiting = list(np.flatnonzero(theirs)[::-1])
-        for time in np.flatnonzero(ours):
-            while waiting and waiting[-1] < time - window:
-                waiting.pop()
-            if waiting and waiting[-1] <= time + window:
-                waiting.pop()
-                pairs[trial] += 1
-    return pairs
 
 
 def _of_bins(metric: Callable[..., Any]) -> Callable[[Comparison], float | None]:
@@ -222,34 +141,46 @@ def _voltage_scores(infix: str, adverb: str, limit: float) -> tuple[Score, Score
     )
 
 
-def _event_score(
-    name: str,
-    label: str,
-    parts: Callable[..., tuple[NDArray[np.int64], NDArray[np.int64]]],
-) -> Score:
-    """A share of spikes, by the greatest distance of a pair.
+def _errors_around_spikes(
+    comparison: Comparison, where: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Squared errors of clipped voltage near the neuron's spikes or away from them, and bins."""
+    ours, theirs = clipped_voltages(comparison)
+    there = near(comparison.spikes, bins_within(NEAR_SPIKES_MS, comparison.dt_ms))
+    if where == "away":
+        there = ~there
+    error = np.square(theirs - ours)
+    return (error * there).sum(axis=1), np.count_nonzero(there, axis=1)
 
-    ``parts`` makes of pairs, emitted and true spikes per trial what is divided by what.
-    """
 
-    def counts(
-        comparison: Comparison, window_ms: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        emitted, spikes = comparison.emitted, comparison.spikes
-        if emitted is None:
-            return parts(*np.zeros((3, len(spikes)), np.int64))
-        window = math.floor(window_ms / comparison.dt_ms + 1e-9)  # 0.3 / 0.1 is below 3
-        ours, theirs = (train.sum(axis=1, dtype=np.int64) for train in (emitted, spikes))
-        return parts(coincidences(emitted, spikes, window), ours, theirs)
+_VOLTAGE_AROUND_SPIKES = pooled(
+    "voltage_rmse_around_spikes_mv",
+    "Voltage RMSE, clipped, spikes {}",
+    _errors_around_spikes,
+    lambda error, bins: np.sqrt(error / bins),
+    unit="mV",
+    at=("near", "away"),
+)
 
-    def function(comparison: Comparison, window_ms: float) -> float | None:
-        part, whole = (int(count.sum()) for count in counts(comparison, window_ms))
-        return part / whole if whole else None
-
-    def resampled(resamples: Resamples, window_ms: float) -> NDArray[np.float64]:
-        return resamples.ratio(*counts(resamples.comparison, window_ms))
-
-    return Score(name, label, function, resampled, at=COINCIDENCE_WINDOWS_MS)
+_CALIBRATION = (
+    pooled(
+        "calibration_ratio",
+        "Sum of probabilities over spikes",
+        lambda comparison: (comparison.probability.sum(axis=1), comparison.spikes.sum(axis=1)),
+        np.divide,
+        digits=3,
+    ),
+    pooled(
+        "brier",
+        "Brier score",
+        lambda comparison: (
+            np.square(comparison.probability - comparison.spikes).sum(axis=1),
+            comparison.spikes.shape[1],
+        ),
+        np.divide,
+        digits=6,
+    ),
+)
 
 
 #: Every score, by its name.
@@ -277,20 +208,10 @@ SCORES: dict[str, Score] = {
             lambda each: each.mean(_bin_nll(each.comparison)),
             unit="nats/bin",
         ),
+        *_CALIBRATION,
         *_voltage_scores("", "clipped", VOLTAGE_CLIP_MV),
         *_voltage_scores("_unclipped", "unclipped", math.inf),
-        _event_score(
-            "event_f1",
-            "Spike F1 within {:g} ms",
-            lambda pairs, ours, theirs: (2 * pairs, ours + theirs),
-        ),
-        _event_score(
-            "event_precision",
-            "Spike precision within {:g} ms",
-            lambda pairs, ours, _: (pairs, ours),
-        ),
-        _event_score(
-            "event_recall", "Spike recall within {:g} ms", lambda pairs, _, theirs: (pairs, theirs)
-        ),
+        _VOLTAGE_AROUND_SPIKES,
+        *SPIKE_SCORES,
     )
 }

@@ -20,7 +20,8 @@ from surrogate.evaluation import bootstrap
 from surrogate.evaluation.bootstrap import Resamples, draw_weights, interval
 from surrogate.evaluation.comparison import Comparison
 from surrogate.evaluation.roc import ideal_thresholds, logit_spread, roc_of, sigmoid
-from surrogate.evaluation.scores import SCORES, Score, bin_nll, clipped_voltages, coincidences
+from surrogate.evaluation.score import Score
+from surrogate.evaluation.scores import SCORES, bin_nll, clipped_voltages
 
 # Four silent bins and three spikes: ranks 6 5 5 4 3 2 1 with one tie across the classes.
 LOGITS = np.array([[6.0, 5.0, 4.0, 1.0], [5.0, 3.0, 2.0, 0.0]], np.float32)
@@ -200,60 +201,6 @@ def test_rescaled_voltage_has_the_targets_mean_and_deviation() -> None:
         ours, theirs = clipped_voltages(rescaled, limit)
         assert ours.mean() == pytest.approx(theirs.mean())
         assert ours.std() == pytest.approx(theirs.std())
-
-
-def test_coincidences_pair_each_spike_once() -> None:
-    true = np.zeros((3, 30), np.uint8)
-    ours = np.zeros((3, 30), bool)
-    true[0, [5, 20]] = 1
-    ours[0, [4, 5, 6, 22]] = True  # three emitted near one true spike count once
-    true[1, [10, 12]] = 1
-    ours[1, [11]] = True  # one emitted between two true spikes counts once
-    ours[2, [3]] = True
-    assert coincidences(ours, true, 0).tolist() == [1, 0, 0]
-    assert coincidences(ours, true, 1).tolist() == [1, 1, 0]
-    assert coincidences(ours, true, 2).tolist() == [2, 1, 0]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    true=st.sets(st.integers(0, 24), max_size=7),
-    ours=st.sets(st.integers(0, 24), max_size=7),
-    window=st.integers(0, 6),
-)
-def test_coincidences_are_a_greatest_matching(true, ours, window) -> None:
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_bipartite_matching
-
-    trains = np.zeros((2, 1, 25), np.uint8)
-    trains[0, 0, list(true)], trains[1, 0, list(ours)] = 1, 1
-    near = np.abs(np.subtract.outer(sorted(ours), sorted(true))) <= window
-    pairs = 0
-    if near.any():
-        pairs = int((maximum_bipartite_matching(csr_array(near)) >= 0).sum())
-    assert coincidences(trains[1].astype(bool), trains[0], window).tolist() == [pairs]
-
-
-def test_windows_of_coincidences_are_in_ms() -> None:
-    spikes = np.zeros((1, 30), np.uint8)
-    spikes[0, 10] = 1
-    emitted = np.roll(spikes, 3, axis=1).astype(bool)  # 3 bins late
-    for dt_ms, found in ((1.0, [0, 0, 0, 1]), (0.5, [0, 0, 1, 1]), (0.1, [0, 1, 1, 1])):
-        compared = Comparison(spikes, spikes, spikes, spikes, emitted, dt_ms)
-        for name in ("event_f1", "event_precision", "event_recall"):
-            assert list(SCORES[name].measure(compared).values()) == found
-
-
-def test_event_scores_by_hand() -> None:
-    spikes, emitted = np.zeros((2, 50), np.uint8), np.zeros((2, 50), bool)
-    spikes[0, [5, 20]] = spikes[1, [7, 30, 40]] = 1
-    emitted[0, [5, 22]] = emitted[1, [8]] = True
-    compared = Comparison(spikes, spikes, spikes, spikes, emitted)
-    pairs = {"0": 1, "1": 2, "2": 3, "5": 3}
-    for name, whole in (("event_precision", 3), ("event_recall", 5), ("event_f1", 4)):
-        expected = {window: pytest.approx(count / whole) for window, count in pairs.items()}
-        assert SCORES[name].measure(compared) == expected
-    assert SCORES["event_f1"].measure(Comparison(spikes, spikes, spikes, spikes)) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
