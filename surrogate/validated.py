@@ -96,6 +96,20 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
+#: What pydantic calls things, and what users of TOML files and of the command line do.
+_WORDS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "a valid array": "a list",
+    "a valid tuple": "a list",
+    "an object": "a table",
+}
+
+
 def _explained(error: ValidationError, kind: type, what: str) -> UsageError:
     found = error.errors(include_url=False)[0]
     path, reason = found["loc"], found["msg"]
@@ -110,10 +124,7 @@ def _explained(error: ValidationError, kind: type, what: str) -> UsageError:
     if found["type"] == "missing":
         return UsageError(f"{what} lacks {key}")
     expected = reason.removeprefix("Input should be ")
-    for theirs, ours in (
-        ("greater than or equal to", "at least"),
-        ("less than or equal to", "at most"),
-    ):
+    for theirs, ours in _WORDS.items():
         expected = expected.replace(theirs, ours)
     return UsageError(f"{name} = {short(found['input'])}: expected {expected}")
 

@@ -48,10 +48,10 @@ RECORD = Named(StackSpec("gru", (8, 2), 20), Choice(0.1, 3), ("a", "b"))
 PARSED = json.loads(json.dumps(dataclasses.asdict(RECORD)))
 
 WRONG = {
-    "text for a number": ({"rate": "1"}, "choice rate = '1': expected a valid number"),
-    "a truth value for a number": ({"rate": True}, "choice rate = True: expected a valid number"),
-    "a truth value for an integer": ({"epochs": True}, "epochs = True: expected a valid integer"),
-    "a fraction for an integer": ({"epochs": 2.0}, "epochs = 2.0: expected a valid integer"),
+    "text for a number": ({"rate": "1"}, "choice rate = '1': expected a number"),
+    "a truth value for a number": ({"rate": True}, "choice rate = True: expected a number"),
+    "a truth value for an integer": ({"epochs": True}, "epochs = True: expected a whole number"),
+    "a fraction for an integer": ({"epochs": 2.0}, "epochs = 2.0: expected a whole number"),
     "NaN": ({"rate": math.nan}, "choice rate = nan: expected a finite number"),
     "infinity": ({"rate": math.inf}, "choice rate = inf: expected a finite number"),
     "too large for a float": ({"rate": 10**400}, "rate = 10000000...000000000: expected a "),
@@ -59,8 +59,8 @@ WRONG = {
     "out of range": ({"rate": 11}, "choice rate = 11: expected at most 10"),
     "no choice": ({"rule": "roc"}, "choice rule = 'roc': expected 'nll' or 'auc'"),
     "a long text": ({"rule": "x" * 10**6}, r"choice rule = 'xxx[x.]*': expected 'nll' or 'auc'"),
-    "nothing": ({"epochs": None}, "choice epochs = None: expected a valid integer"),
-    "an object": ({"epochs": {"a": [[[1]]]}}, "epochs = {'a': .*}: expected a valid integer"),
+    "nothing": ({"epochs": None}, "choice epochs = None: expected a whole number"),
+    "an object": ({"epochs": {"a": [[[1]]]}}, "epochs = {'a': .*}: expected a whole number"),
     "an unknown key": ({"epoch": 3}, "unknown choice key 'epoch': did you mean 'epochs'?"),
     "a strange key": ({"zzz": 3}, "unknown choice key 'zzz': known: rate, epochs, rule, clip"),
     "values that contradict": ({"rate": 9}, "choice rate = 9.0 exceeds epochs = 3"),
@@ -95,12 +95,12 @@ def test_what_json_gave_is_the_object_that_was_written() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("choice", "rate"), "x", "run.json choice.rate = 'x': expected a valid number"),
-        (("spec", "hidden_sizes", 0), 8.0, r"run.json spec.hidden_sizes.0 = 8.0: expected a valid"),
+        (("choice", "rate"), "x", "run.json choice.rate = 'x': expected a number"),
+        (("spec", "hidden_sizes", 0), 8.0, r"run.json spec.hidden_sizes.0 = 8.0: expected a whole"),
         (("spec", "arch"), "cnn", "run.json spec: unknown arch 'cnn': expected one of rnn"),
-        (("spec",), [], r"run.json spec = \[\]: expected an object"),
+        (("spec",), [], r"run.json spec = \[\]: expected a table"),
         (("choice", "rte"), 1, "unknown run.json key 'choice.rte'"),
-        (("names",), "ab", "run.json names = 'ab': expected a valid "),
+        (("names",), "ab", "run.json names = 'ab': expected a list"),
     ],
 )
 def test_a_wrong_value_deep_inside_is_named_by_its_path(path, value, message) -> None:

@@ -139,7 +139,7 @@ class GridFolder:
             ) from None
         except OSError as error:
             raise explain_os_error(error, self._grid) from error
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise DataError(
                 f"{self._grid}: damaged ({error}); remove it and begin the grid again in this "
                 "folder: finished experiments are kept"

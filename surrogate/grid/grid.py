@@ -8,20 +8,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from surrogate import machine
 from surrogate.datasets import Dataset
 from surrogate.grid.experiment import Experiment
 from surrogate.grid.request import Request
-from surrogate.kernels import join_sizes
 from surrogate.training.windows import plan_run, spiking_trials
+from surrogate.validated import validate, validated
 
 __all__ = ["Grid", "plan_grid"]
 
 _FORMAT, _VERSION = "surrogate-grid", 2
 
 
+@validated("grid")
 @dataclass(frozen=True)
 class Grid:
     """All experiments of one grid.
@@ -36,7 +39,7 @@ class Grid:
     """
 
     request: Request
-    configurations: tuple[Experiment, ...]
+    configurations: Annotated[tuple[Experiment, ...], Field(min_length=1)]
 
     @property
     def common(self) -> Experiment:
@@ -84,13 +87,11 @@ class Grid:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Grid:
-        """From :meth:`to_dict`'s; ValueError, TypeError, KeyError… if it is damaged."""
-        if values["format"] != _FORMAT or values["version"] != _VERSION:
+        """From :meth:`to_dict`'s; ValueError if it is damaged."""
+        if (values.get("format"), values.get("version")) != (_FORMAT, _VERSION):
             raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
-        return cls(
-            Request.from_dict(values["request"]),
-            tuple(Experiment.from_dict(one) for one in values["configurations"]),
-        )
+        stored = {key: values.get(key) for key in ("request", "configurations")}
+        return validate(cls, stored, "grid")
 
 
 def plan_grid(request: Request, dataset: Dataset) -> Grid:
@@ -113,11 +114,11 @@ def plan_grid(request: Request, dataset: Dataset) -> Grid:
             arch,
             sizes,
             request.recipe,
-            request.overrides | request.size_overrides.get(join_sizes(sizes), {}),
+            request.settings(sizes),
             labels=request.labels,
             reuse_windows=request.reuse_windows,
         )
-        for arch, sizes in itertools.product(request.arch, request.hidden_sizes)
+        for arch, sizes in itertools.product(request.arch, request.hidden)
     ]
     grid = Grid(request, tuple(configurations))
     for split in ("train", "valid"):

@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
-from surrogate.kernels import join_sizes, parse_sizes
+from surrogate.kernels import architecture, join_sizes, parse_sizes
 from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
 from surrogate.stored import read_toml
+from surrogate.validated import hint, short, validate, validated
 
 __all__ = ["Request", "read_grid_file", "read_request"]
 
-#: Keys of a grid file. ``data``, ``out`` and ``slurm`` say where to run, the rest what.
-_KEYS = (
-    *("arch", "hidden", "learning_rate", "class_weight", "seeds", "same_seeds"),
-    *("recipe", "labels", "set", "set_by_size", "reuse_windows", "data", "out", "slurm"),
-)
+#: An experiment takes about 6 kB where a grid is planned, a configuration 1 kB in its file.
+MAX_EXPERIMENTS, MAX_CONFIGURATIONS = 100_000, 10_000
+
+T = TypeVar("T")
 
 
+def _listed(value: Any) -> tuple[Any, ...]:
+    """The values of an axis: a list, one value, or on the command line text joined by commas."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return tuple(
+        piece
+        for part in parts
+        for piece in (part.replace(" ", "").split(",") if isinstance(part, str) else [part])
+    )
+
+
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise UsageError(f"lists {value} twice; leave one out")
+        seen.add(value)
+    return values
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return parse_sizes(value)
+    if isinstance(value, list | tuple):  # in the grid's own file
+        return tuple(value)
+    raise UsageError(f"{short(value)}: expected sizes such as '256-64-2'")
+
+
+def _number(value: Any) -> Any:
+    try:  # on the command line numbers are text
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _weight(value: Any) -> Any:
+    number = None if value == "none" else _number(value)
+    if isinstance(number, str):
+        raise UsageError(f"{short(value)}: expected a number or 'none'")
+    return None if number == 1 else number
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    for axis in ("learning_rate", "class_weight"):
+        if axis in values:
+            raise UsageError(f"sets {axis}, an axis of the grid; give it as one")
+    return values
+
+
+Axis = Annotated[tuple[T, ...], BeforeValidator(_listed), AfterValidator(_unique)]
+Settings = Annotated[dict[str, Any], AfterValidator(_settings)]
+
+
+@validated("grid")
 @dataclass(frozen=True)
 class Request:
     """Axes and recipe of a grid; by default the blog's 216 experiments.
@@ -33,7 +87,7 @@ class Request:
     Attributes
     ----------
     arch : tuple of str
-    hidden_sizes : tuple of tuple of int
+    hidden : tuple of tuple of int
     learning_rate : tuple of float
     class_weight : tuple of float or None
         None is no weight.
@@ -46,33 +100,47 @@ class Request:
         weights.
     recipe : str
         "blog", "tuned" or the path of a recipe file.
-    overrides : dict
+    set : dict
         Recipe values for all experiments.
-    size_overrides : dict of str to dict
+    set_by_size : dict of str to dict
         Recipe values for the experiments of one size, by its name such as "256-64-2".
     labels : "exact" | "legacy"
     reuse_windows : bool
         Begin anew when the data run out; on the bundled sample always.
     """
 
-    arch: tuple[str, ...] = tuple(ARCHITECTURES)
-    hidden_sizes: tuple[tuple[int, ...], ...] = HIDDEN_SIZES
-    learning_rate: tuple[float, ...] = (0.001, 0.003, 0.006, 0.01)
-    class_weight: tuple[float | None, ...] = (None, 5.0, 20.0)
-    seeds: int = 1
+    arch: Axis[Annotated[str, AfterValidator(lambda name: architecture(name).name)]] = tuple(
+        ARCHITECTURES
+    )
+    hidden: Axis[Annotated[tuple[int, ...], BeforeValidator(_sizes)]] = HIDDEN_SIZES
+    learning_rate: Axis[Annotated[float, BeforeValidator(_number)]] = (0.001, 0.003, 0.006, 0.01)
+    class_weight: Axis[Annotated[float | None, BeforeValidator(_weight)]] = (None, 5.0, 20.0)
+    seeds: Annotated[int, Field(ge=1)] = 1
     same_seeds: bool = False
     recipe: str = "blog"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    size_overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    labels: str = "exact"
+    set: Settings = field(default_factory=dict)
+    set_by_size: dict[str, Settings] = field(default_factory=dict)
+    labels: Literal["exact", "legacy"] = "exact"
     reuse_windows: bool = False
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """Read what ``dataclasses.asdict`` gave, back from JSON."""
-        axes = ("arch", "learning_rate", "class_weight")
-        sizes = tuple(tuple(one) for one in values["hidden_sizes"])
-        return cls(**{**values, **{key: tuple(values[key]) for key in axes}, "hidden_sizes": sizes})
+    def __post_init__(self) -> None:
+        configurations = len(self.arch) * len(self.hidden)
+        rates = len(self.learning_rate) * len(self.class_weight)
+        for what, count, most in (
+            ("configurations", configurations, MAX_CONFIGURATIONS),
+            ("experiments", configurations * rates * self.seeds, MAX_EXPERIMENTS),
+        ):
+            if count > most:
+                raise UsageError(f"a grid of {count:,} {what}: expected at most {most:,}")
+        for size in self.set_by_size:
+            if parse_sizes(size) not in self.hidden:
+                raise UsageError(
+                    f"grid set_by_size names {size}, which is not among its hidden sizes"
+                )
+
+    def settings(self, sizes: tuple[int, ...]) -> dict[str, Any]:
+        """Recipe values for the experiments of one size."""
+        return self.set | self.set_by_size.get(join_sizes(sizes), {})
 
     def seed(self, number: int, *axes: object) -> int:
         """The seed of the ``number``-th experiment of a combination, whose values ``axes`` are.
@@ -101,16 +169,13 @@ def read_grid_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise explain_os_error(error, path) from error
     except ValueError as error:
         raise DataError(f"{path}: not a TOML file ({error})") from error
+    known = [*get_type_hints(Request), "data", "out", "slurm"]
     for key in table:
-        if key not in _KEYS:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEYS)}"
-            raise UsageError(f"{path}: unknown key {key!r}: {hint}")
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {short(key)}{hint(key, known)}")
     for key in ("data", "out"):
         if key in table:
-            if not isinstance(table[key], str):
-                raise UsageError(f"{path}: {key} = {table[key]!r}: expected a path")
-            table[key] = str(Path(path).parent / table[key])
+            table[key] = str(Path(path).parent / validate(str, table[key], f"{path}: {key}"))
     recipe = table.get("recipe")
     if isinstance(recipe, str) and recipe.endswith(".toml"):
         table["recipe"] = str(Path(path).parent / recipe)
@@ -132,103 +197,4 @@ def read_request(table: Mapping[str, Any]) -> Request:
         If a value has the wrong form.
     """
     given = {key: value for key, value in table.items() if value not in (None, (), [])}
-    values: dict[str, Any] = {}
-    if "arch" in given:
-        values["arch"] = _unique("arch", [_arch(one) for one in _listed(given["arch"])])
-    if "hidden" in given:
-        values["hidden_sizes"] = _unique("hidden", [_sizes(s) for s in _listed(given["hidden"])])
-    for key, read in (("learning_rate", _rate), ("class_weight", _weight)):
-        if key in given:
-            values[key] = _unique(key, [read(one) for one in _listed(given[key])])
-    if "seeds" in given:
-        values["seeds"] = _positive("seeds", given["seeds"])
-    for key in ("same_seeds", "reuse_windows"):
-        if key in given:
-            values[key] = given[key]
-            if type(given[key]) is not bool:
-                raise UsageError(f"grid {key} = {given[key]!r}: expected true or false")
-    if "labels" in given:
-        values["labels"] = _one_of("labels", given["labels"], ("exact", "legacy"))
-    if "recipe" in given:
-        values["recipe"] = str(given["recipe"])
-    values["overrides"] = _settings("set", given.get("set", {}))
-    values["size_overrides"] = {
-        join_sizes(_sizes(size)): _settings(f"set_by_size.{size}", settings)
-        for size, settings in _table("set_by_size", given.get("set_by_size", {})).items()
-    }
-    request = Request(**values)
-    for size in request.size_overrides:
-        if parse_sizes(size) not in request.hidden_sizes:
-            raise UsageError(f"grid set_by_size names {size}, which is not among its hidden sizes")
-    return request
-
-
-def _listed(value: Any) -> list[Any]:
-    """The values of an axis; on the command line they may be joined by commas."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    return [
-        piece
-        for part in parts
-        for piece in (part.replace(" ", "").split(",") if isinstance(part, str) else [part])
-    ]
-
-
-def _unique(key: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    listed = list(values)
-    for value in listed:
-        if listed.count(value) > 1:
-            raise UsageError(f"grid {key} lists {value} twice; leave one out")
-    return tuple(listed)
-
-
-def _arch(value: Any) -> str:
-    return _one_of("arch", value, tuple(ARCHITECTURES))
-
-
-def _one_of(key: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise UsageError(f"grid {key} = {value!r}: expected {' or '.join(choices)}")
-    return str(value)
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, str):
-        raise UsageError(f"grid hidden = {value!r}: expected sizes such as '256-64-2'")
-    return parse_sizes(value)
-
-
-def _rate(value: Any) -> float:
-    return _number("learning_rate", value)
-
-
-def _weight(value: Any) -> float | None:
-    weight = None if value == "none" else _number("class_weight", value)
-    return None if weight == 1 else weight
-
-
-def _number(key: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        expected = "a number or 'none'" if key == "class_weight" else "a number"
-        raise UsageError(f"grid {key} = {value!r}: expected {expected}") from None
-
-
-def _positive(key: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise UsageError(f"grid {key} = {value!r}: expected a whole number from 1")
-    return value
-
-
-def _table(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"grid {key} = {value!r}: expected a table [{key}]")
-    return dict(value)
-
-
-def _settings(key: str, value: Any) -> dict[str, Any]:
-    settings = _table(key, value)
-    for axis in ("learning_rate", "class_weight"):
-        if axis in settings:
-            raise UsageError(f"grid {key} sets {axis}, an axis of the grid; give it as one")
-    return settings
+    return validate(Request, given, "grid")

@@ -236,8 +236,8 @@ def _provenance(grid: Grid, runs: Sequence[Run]) -> dict[str, Any]:
             software.setdefault(name, set()).add(version)
     return {
         "recipe": Path(request.recipe).name,
-        "overrides": request.overrides,
-        "size_overrides": request.size_overrides,
+        "overrides": request.set,
+        "size_overrides": request.set_by_size,
         "seeds": request.seeds,
         "same_seeds": request.same_seeds,
         "labels": request.labels,

@@ -3,64 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, cast
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BeforeValidator, Field
 
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 from surrogate.kernels import ARCHITECTURES, StackSpec
 from surrogate.stored import parse_toml, read_toml
+from surrogate.validated import hint, short, validate, validated
 
 __all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "check_key", "load_recipe"]
 
 BUILT_IN = ("tuned", "blog")
 DEFAULT_RECIPE = "tuned"
 
-#: A run's windows are planned before it begins, 16 bytes each.
-MAX_WINDOWS = 10**8
+#: A run's windows are planned before it begins, in 48 bytes each.
+MAX_WINDOWS = 10**7
 
 #: Shortest time constant, ms, of the memories that ``memory_ms`` asks for.
 SHORTEST_MEMORY_MS = 2.0
 
-_CHOICES = {
-    "head": ("recurrent", "linear"),
-    "window_rule": ("one_per_trial", "distinct"),
-    "select_by": ("nll", "auc", "spread", "last"),
-}
-# Lowest and highest legal value; the rest of a recipe's numbers may be anything finite.
-_RANGES = {
-    "voltage_scale_mv": (1e-6, 1e6),
-    "input_gain": (1e-6, 1e6),
-    "memory_ms": (0, 1e6),
-    "epochs": (1, 10**6),
-    "windows_per_epoch": (1, 10**9),
-    "batch_size": (1, 65536),
-    "window_ms": (1, 10**6),
-    "burn_in_ms": (0, 10**6),
-    "learning_rate": (0, 10),
-    "learning_rate_min": (0, 10),
-    "warmup_steps": (0, 10**9),
-    "weight_decay": (0, 100),
-    "beta1": (0, 0.9999999),
-    "beta2": (0, 0.9999999),
-    "epsilon": (1e-30, 1),
-    "gradient_clip": (1e-12, math.inf),
-    "class_weight": (1e-6, 1e6),
-    "voltage_unit_mv": (1e-6, 1e6),
-    "voltage_weight": (0, 1e6),
-    "voltage_clip_mv": (-1e3, math.inf),
-    "event_drop": (0, 0.99),
-    "segment_jitter": (0, 1),
-    "weight_average": (0, 0.9999999),
-    "patience": (0, 10**6),
-}
+Share = Annotated[float, Field(ge=0, le=0.9999999)]
+Rate = Annotated[float, Field(ge=0, le=10)]
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Weight = Annotated[Scale, BeforeValidator(lambda value: 1.0 if value == "none" else value)]
+#: Without an upper end. JSON has no infinity: there it is the string "inf".
+Limit = Annotated[
+    float,
+    Field(le=math.inf, allow_inf_nan=True),
+    BeforeValidator(lambda value: math.inf if value == "inf" else value),
+]
 
 
+@validated("recipe")
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a training run computes, apart from data, sizes and seed.
@@ -119,46 +100,38 @@ class Recipe:
     """
 
     name: str
-    head: str
-    voltage_scale_mv: float
+    head: Literal["recurrent", "linear"]
+    voltage_scale_mv: Scale
     voltage_offset_mv: float
     sign_aware_init: bool
-    input_gain: float
-    memory_ms: float
+    input_gain: Scale
+    memory_ms: Annotated[float, Field(ge=0, le=1e6)]
     base_rate_bias: bool
-    epochs: int
-    windows_per_epoch: int
-    batch_size: int
-    window_ms: int
-    window_rule: str
-    burn_in_ms: int
-    learning_rate: float
-    learning_rate_min: float
-    warmup_steps: int
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    gradient_clip: float
-    class_weight: float
-    voltage_unit_mv: float
-    voltage_weight: float
-    voltage_clip_mv: float
-    event_drop: float
-    segment_jitter: float
-    weight_average: float
-    select_by: str
-    patience: int
+    epochs: Annotated[int, Field(ge=1, le=10**6)]
+    windows_per_epoch: Annotated[int, Field(ge=1, le=10**9)]
+    batch_size: Annotated[int, Field(ge=1, le=65536)]
+    window_ms: Annotated[int, Field(ge=1, le=10**6)]
+    window_rule: Literal["one_per_trial", "distinct"]
+    burn_in_ms: Annotated[int, Field(ge=0, le=10**6)]
+    learning_rate: Rate
+    learning_rate_min: Rate
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)]
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
+    beta1: Share
+    beta2: Share
+    epsilon: Annotated[float, Field(ge=1e-30, le=1)]
+    gradient_clip: Annotated[Limit, Field(ge=1e-12)]
+    class_weight: Weight
+    voltage_unit_mv: Scale
+    voltage_weight: Annotated[float, Field(ge=0, le=1e6)]
+    voltage_clip_mv: Annotated[Limit, Field(ge=-1e3)]
+    event_drop: Annotated[float, Field(ge=0, le=0.99)]
+    segment_jitter: Annotated[float, Field(ge=0, le=1)]
+    weight_average: Share
+    select_by: Literal["nll", "auc", "spread", "last"]
+    patience: Annotated[int, Field(ge=0, le=10**6)]
 
     def __post_init__(self) -> None:
-        for key, choices in _CHOICES.items():
-            if (value := getattr(self, key)) not in choices:
-                raise UsageError(f"recipe {key} = {value!r}: expected {' or '.join(choices)}")
-        for key, (low, high) in _RANGES.items():
-            if not low <= (value := getattr(self, key)) <= high:
-                raise UsageError(f"recipe {key} = {value}: expected {low} to {high}")
-        if not math.isfinite(self.voltage_offset_mv):
-            raise UsageError(f"recipe voltage_offset_mv = {self.voltage_offset_mv}: not finite")
         if self.windows_per_epoch % self.batch_size:
             raise UsageError(
                 f"recipe windows_per_epoch = {self.windows_per_epoch} is no multiple of "
@@ -209,12 +182,6 @@ class Recipe:
             for key, value in dataclasses.asdict(self).items()
         }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Read what :meth:`to_dict` gives; TypeError or UsageError if it is damaged."""
-        known = {key: math.inf if value == "inf" else value for key, value in values.items()}
-        return cls(**cast("dict[str, Any]", known))
-
     def stack_spec(self, arch: str, hidden_sizes: Sequence[int], n_inputs: int) -> StackSpec:
         """The stack with these layers on ``n_inputs`` channels, its head and voltage as here.
 
@@ -247,7 +214,9 @@ class Recipe:
         return "\n".join(lines) + "\n"
 
 
-_TYPES = {item.name: str(item.type) for item in dataclasses.fields(Recipe) if item.name != "name"}
+_TYPES = {
+    key: of for key, of in get_type_hints(Recipe, include_extras=True).items() if key != "name"
+}
 
 
 def load_recipe(
@@ -280,32 +249,46 @@ def load_recipe(
         table = _read_file(source)
         base = table.pop("base", DEFAULT_RECIPE)
         if base not in BUILT_IN:
-            raise UsageError(f"{source}: base = {base!r}: expected {' or '.join(BUILT_IN)}")
+            raise UsageError(f"{source}: base = {short(base)}: expected {' or '.join(BUILT_IN)}")
     built_in = parse_toml(
         (resources.files("surrogate.training") / "recipes" / f"{base}.toml").read_text("utf-8")
     )
     values: dict[str, Any] = {}
     for layer in (built_in, table):
         specific = {name: layer.pop(name, {}) for name in ARCHITECTURES}
-        values |= _converted(layer)
+        values |= _checked("recipe", layer)
         for name, part in specific.items():
-            if not isinstance(part, dict):
-                raise UsageError(f"recipe {name} = {part!r}: expected a table [{name}]")
-            checked = _converted(part)
+            checked = _checked(
+                f"recipe [{name}]", validate(dict[str, Any], part, f"recipe [{name}]")
+            )
             if name == arch:
                 values |= checked
-    for key, value in (overrides or {}).items():
-        values[key] = _convert(key, _parse(value) if isinstance(value, str) else value)
-    return Recipe(name=base, **values)
+    given = (overrides or {}).items()
+    parsed = {key: _parse(value) if isinstance(value, str) else value for key, value in given}
+    return Recipe(name=base, **values | _checked("recipe", parsed))
+
+
+def _checked(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value of ``table`` in the type of its field."""
+    for key in table:
+        check_key(key)
+    return {key: validate(_TYPES[key], value, f"{where} {key}") for key, value in table.items()}
+
+
+def check_key(key: str) -> None:
+    """Raise UsageError if a recipe has no such key."""
+    if key not in _TYPES:
+        raise UsageError(f"unknown recipe key {short(key)}{hint(key, _TYPES)}")
 
 
 def _read_file(source: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return read_toml(source)
     except FileNotFoundError:
-        close = difflib.get_close_matches(str(source), BUILT_IN, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected {' or '.join(BUILT_IN)},"
-        raise UsageError(f"unknown recipe {str(source)!r}: {hint} or the path of a file") from None
+        name = str(source)
+        raise UsageError(
+            f"unknown recipe {short(name)}{hint(name, BUILT_IN)} or the path of a file"
+        ) from None
     except OSError as error:
         raise explain_os_error(error, source) from error
     except ValueError as error:
@@ -319,40 +302,3 @@ def _parse(text: str) -> Any:
     except ValueError:
         return text
     return table["value"] if len(table) == 1 else text
-
-
-def _converted(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _convert(key, value) for key, value in table.items()}
-
-
-def check_key(key: str) -> None:
-    """Raise UsageError if a recipe has no such key."""
-    if key not in _TYPES:
-        close = difflib.get_close_matches(key, _TYPES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_TYPES)}"
-        raise UsageError(f"unknown recipe key {key!r}: {hint}")
-
-
-def _convert(key: str, value: Any) -> Any:
-    """``value`` in the type of field ``key``."""
-    check_key(key)
-    if key == "class_weight" and value == "none":
-        return 1.0
-    expected = _TYPES[key]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if expected == "float" and number:
-        try:
-            return float(value)
-        except OverflowError:
-            raise UsageError(f"recipe {key}: {str(value)[:12]}... is too large") from None
-    if type(value).__name__ == expected:
-        return value
-    raise UsageError(f"recipe {key} = {value!r}: expected {_NAMES[expected]}")
-
-
-_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a name",
-}

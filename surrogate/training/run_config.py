@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import UsageError
 from surrogate.kernels import StackSpec, architecture, parse_sizes
 from surrogate.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from surrogate.validated import short, validated
 
 __all__ = ["RunConfig"]
 
+#: A training keeps eight copies of them, 4 bytes each: 1.3 GB.
+MAX_PARAMETERS = 40_000_000
 
+
+@validated("run")
 @dataclass(frozen=True)
 class RunConfig:
     """What decides a run's result, bit for bit on one machine.
@@ -37,17 +44,18 @@ class RunConfig:
 
     spec: StackSpec
     recipe: Recipe
-    seed: int
-    labels: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    labels: Literal["exact", "legacy"]
     data: str | None
     data_digest: str
     reuse_windows: bool
 
     def __post_init__(self) -> None:
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed {self.seed!r}: expected a whole number from 0")
-        if self.labels not in ("exact", "legacy"):
-            raise UsageError(f"labels {self.labels!r}: expected exact or legacy")
+        if self.spec.parameter_count > MAX_PARAMETERS:
+            raise UsageError(
+                f"{short(self.spec.name)}: {self.spec.parameter_count:,} parameters: expected at "
+                f"most {MAX_PARAMETERS:,}"
+            )
 
     @classmethod
     def for_dataset(
@@ -71,7 +79,7 @@ class RunConfig:
             spec=effective.stack_spec(arch, sizes, dataset.n_inputs),
             recipe=effective,
             seed=seed,
-            labels=labels,
+            labels=labels,  # type: ignore[arg-type]  # validated
             data=None if dataset.is_sample else str(dataset.path.resolve()),
             data_digest=dataset.digest,
             reuse_windows=reuse_windows or dataset.is_sample,
@@ -80,12 +88,6 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields, as JSON can hold them."""
         return asdict(self) | {"recipe": self.recipe.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` gives; ValueError, TypeError or KeyError if it is damaged."""
-        spec, recipe = StackSpec(**values["spec"]), Recipe.from_dict(values["recipe"])
-        return cls(**{**values, "spec": spec, "recipe": recipe})
 
     def open_data(
         self, path: str | os.PathLike[str] | None = None, whose: str = "this run"

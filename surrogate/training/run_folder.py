@@ -23,6 +23,7 @@ from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lo
 from surrogate.model.model_file import MODEL_NAME
 from surrogate.stored import parse_json, seal, seal_json, unseal, unseal_json
 from surrogate.training.run_config import RunConfig
+from surrogate.validated import validate
 
 __all__ = ["FolderInUse", "RunFolder"]
 
@@ -80,9 +81,9 @@ class RunFolder:
         """
         try:
             values = unseal_json(self._config)
-            if (values.pop("format"), values.pop("version")) != (_FORMAT, _VERSION):
+            if (values.pop("format", None), values.pop("version", None)) != (_FORMAT, _VERSION):
                 raise ValueError(f"not a {_FORMAT} of version {_VERSION}")
-            return RunConfig.from_dict(values)
+            return validate(RunConfig, values, "run")
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{self.path} holds no run (no run.json); give the folder that "
@@ -90,7 +91,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise explain_os_error(error, self._config) from error
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise DataError(f"{self._config}: damaged ({error}); start the run again") from error
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:

@@ -72,10 +72,10 @@ def test_a_file_overrides_its_base_and_flags_override_the_file(tmp_path: Path) -
         ({"zzz": "1"}, "unknown recipe key 'zzz': known: head"),
         ({"epochs": "1.5"}, "epochs = 1.5: expected a whole number"),
         ({"epochs": "many"}, "epochs = 'many': expected a whole number"),
-        ({"epochs": "0"}, "epochs = 0: expected 1"),
+        ({"epochs": "0"}, "epochs = 0: expected at least 1"),
         ({"epochs": "true"}, "epochs = True"),
         ({"learning_rate": "nan"}, "learning_rate = nan: expected"),
-        ({"select_by": "accuracy"}, "'accuracy': expected nll or auc or spread or last"),
+        ({"select_by": "accuracy"}, "'accuracy': expected 'nll', 'auc', 'spread' or 'last'"),
         ({"batch_size": "33"}, "no multiple of batch_size = 33"),
         ({"burn_in_ms": "1000"}, "leaves nothing of window_ms"),
         ({"head": "recurrent"}, "base_rate_bias = true needs head"),
@@ -92,7 +92,7 @@ def test_tables_of_all_architectures_are_checked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'learning_rate'"):
         load_recipe(path, "lstm")
     path.write_text("lstm = 3\n")
-    with pytest.raises(UsageError, match=r"expected a table \[lstm\]"):
+    with pytest.raises(UsageError, match=r"recipe \[lstm\] = 3: expected a table"):
         load_recipe(path, "lstm")
 
 
