@@ -68,8 +68,8 @@ def test_an_interrupted_call_is_resumed_to_the_same_weights(toy_data, tmp_path) 
     ("changes", "message"),
     [
         ({"epocs": 3}, "unknown recipe key 'epocs': did you mean 'epochs'"),
-        ({"seed": -1}, "seed -1: expected a whole number from 0"),
-        ({"labels": "rounded"}, "labels 'rounded': expected exact or legacy"),
+        ({"seed": -1}, "run seed = -1: expected at least 0"),
+        ({"labels": "rounded"}, "run labels = 'rounded': expected 'exact' or 'legacy'"),
         ({"hidden": [6.5, 2]}, "expected whole numbers from 1 to 512"),
         ({"arch": "elman"}, "unknown arch 'elman'"),
         ({"device": "tpu"}, "device 'tpu': expected cpu or cuda"),
