@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
-from surrogate.channels import ChannelGroup, Channels
+from pydantic import AfterValidator, Field, JsonValue
+
+from surrogate.channels import Channels
 from surrogate.errors import UsageError
 from surrogate.kernels import StackSpec
 from surrogate.model.spike_rule import SpikeRule
+from surrogate.validated import validated
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -16,6 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["ModelCard"]
 
 
+def _finite(value: Any) -> Any:
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+_Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+_Facts = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
+@validated("model card")
 @dataclass
 class ModelCard:
     """What a simulator, a reader or a later training needs to know about the weights.
@@ -50,20 +64,21 @@ class ModelCard:
     Raises
     ------
     UsageError
-        If stack and channels differ in number of inputs, or the bins have no length.
+        If a field has another type, a number is not finite, or stack and channels differ in number
+        of inputs.
     """
 
     spec: StackSpec
     channels: Channels
-    dt_ms: float
+    dt_ms: Annotated[float, Field(gt=0)]
     spike_rule: SpikeRule | None = None
-    segments: dict[str, list[Any]] = field(default_factory=dict)
+    segments: dict[str, list[str | int | float]] = field(default_factory=dict)
     resting_voltage_mv: float | None = None
-    input_rate_hz: dict[str, list[float]] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    input_rate_hz: dict[str, _Range] = field(default_factory=dict)
+    recipe: _Facts = field(default_factory=dict)
     seed: int | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+    data: _Facts = field(default_factory=dict)
+    metrics: _Facts = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,8 +87,6 @@ class ModelCard:
                 f"{self.channels.size} input channels ({self.channels}), the stack has "
                 f"{self.spec.input_size}: expected equally many"
             )
-        if not 0 < self.dt_ms < float("inf"):
-            raise UsageError(f"dt_ms is {self.dt_ms!r}: expected the length of a bin in ms")
 
     def check_fits(self, dataset: Dataset) -> None:
         """Refuse data with other bins or channels than the model's.
@@ -92,26 +105,3 @@ class ModelCard:
                     f"{dataset.path}: {what} of {theirs}, the model has {ours}; give data of the "
                     "neuron it was trained on"
                 )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The card as the model file holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> ModelCard:
-        """The card that :meth:`to_dict` gave.
-
-        Raises
-        ------
-        TypeError, ValueError, KeyError, OverflowError
-            If it is none.
-        """
-        rule = fields["spike_rule"]
-        return cls(
-            **fields
-            | {
-                "spec": StackSpec(**fields["spec"]),
-                "channels": Channels([ChannelGroup(**g) for g in fields["channels"]["groups"]]),
-                "spike_rule": None if rule is None else SpikeRule(**rule),
-            }
-        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
 from surrogate.stored import parse_json
+from surrogate.validated import validate
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -126,7 +128,7 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
         name: np.ascontiguousarray(tensor.detach().cpu().to(torch.float32).numpy())
         for name, tensor in stack.state_dict().items()
     }
-    about = {"sha256": _NO_DIGEST.decode(), "version": _VERSION, "card": card.to_dict()}
+    about = {"sha256": _NO_DIGEST.decode(), "version": _VERSION, "card": asdict(card)}
     # One entry alone: safetensors writes several in random order.
     content = safetensors.save(weights, {_KEY: json.dumps(about, allow_nan=False)})
     with atomic_path(path) as aside:
@@ -225,9 +227,9 @@ def _card(content: bytes, path: str | os.PathLike[str]) -> ModelCard:
         about = parse_json(parse_json(content[8 : 8 + length].decode())["__metadata__"][_KEY])
         version = about["version"]
         if version == _VERSION:
-            return ModelCard.from_dict(about["card"])
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: the model card is damaged ({error})") from error
+            return validate(ModelCard, about["card"], "model card")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({error}); get it again or train again") from error
     raise DataError(
         f"{path}: model file version {version!r:.60}, this release reads {_VERSION}; update "
         "surrogate-neuron or train again"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import bisect
-import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from surrogate.validated import validated
 
 __all__ = ["REFRACTORY_MS", "SpikeRule", "match_output_rate"]
-
-KINDS = ("level",)
 
 #: Longest refractory period that a rule is given, ms. It is that of the L5 pyramidal cell: the
 #: shortest interval between the 870 spikes of 104 training trials was 6.125 ms.
 REFRACTORY_MS = 6
 
 
+@validated("spike rule")
 @dataclass(frozen=True)
 class SpikeRule:
     """A spike wherever the logit reaches a level and the neuron is not refractory.
@@ -31,23 +33,17 @@ class SpikeRule:
         After a spike in bin t, the bins t + 1 .. t + refractory_bins - 1 stay silent.
     chosen_by : str
         How the level was found, for readers of the model card.
+
+    Raises
+    ------
+    UsageError
+        If a field is out of its range.
     """
 
-    kind: str
+    kind: Literal["level"]
     logit: float
-    refractory_bins: int
+    refractory_bins: Annotated[int, Field(ge=1)]
     chosen_by: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown spike rule {self.kind!r}: expected {', '.join(KINDS)}")
-        if not math.isfinite(self.logit):
-            raise ValueError(f"spike rule's logit {self.logit}: expected a finite number")
-        if type(self.refractory_bins) is not int or self.refractory_bins < 1:
-            raise ValueError(
-                f"refractory period of {self.refractory_bins!r} bins: expected a whole number "
-                "from 1 up"
-            )
 
     def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Spikes [N, T] that logits [N, T] cause, each row from a neuron that is not refractory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
 import resource
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 import surrogate
 from surrogate import RecurrentStack, datasets
 from surrogate.channels import ChannelGroup, Channels
+from surrogate.cli.main import main
 from surrogate.errors import DataError
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import load, save
@@ -271,7 +273,7 @@ def test_headers_that_say_what_cannot_be_are_refused(path, entries) -> None:
     header = metadata + b"," + entries.encode() + b"}"
     stated = len(header).to_bytes(8, "little") + header
     path.write_bytes(_sealed(stated + bytes(2000)))
-    _expect(path, "do not fit its card|card is damaged")
+    _expect(path, "do not fit its card|damaged")
 
 
 def test_a_header_longer_than_the_file_is_refused(path) -> None:
@@ -285,7 +287,7 @@ def test_a_card_that_asks_for_gigabytes_costs_nothing(path, sizes) -> None:
     _rewrite(path, lambda _, about: about["card"]["spec"].update(hidden_sizes=sizes))
     tracemalloc.start()
     try:
-        _expect(path, "needs 525,[0-9,]+ bytes|card is damaged")
+        _expect(path, "needs 525,[0-9,]+ bytes|damaged .model card")
         assert tracemalloc.get_traced_memory()[1] < 300e6
     finally:
         tracemalloc.stop()
@@ -303,45 +305,82 @@ def test_another_version_is_named(path) -> None:
 
 
 CARD_DAMAGE = [
-    {"spec": {"arch": "transformer"}},
-    {"spec": {"arch": ["lstm"]}},
-    {"spec": {"hidden_sizes": [4, 3, 1000, 2]}},
-    {"spec": {"hidden_sizes": "4-3-2"}},
-    {"spec": {"hidden_sizes": 3}},
-    {"spec": {"input_size": 10**9}},
-    {"spec": {"input_size": "many"}},
-    {"spec": {"input_size": 21}},
-    {"spec": {"head": None}},
-    {"spec": {"voltage_scale": 0}},
-    {"spec": {"unheard_of": 1}},
-    {"spike_rule": {"logit": 10**400}},
-    {"spike_rule": {"unheard_of": 1}},
-    {"spike_rule": "level"},
-    {"channels": {"groups": []}},
-    {"channels": {"groups": [{"name": "a"}]}},
-    {"channels": 20},
-    {"dt_ms": 0},
-    {"dt_ms": "1"},
-    {"unheard_of": 1},
+    ("spec.arch", "transformer", "unknown arch 'transformer'"),
+    ("spec.arch", ["lstm"], "expected a valid string"),
+    ("spec.hidden_sizes", [4, 3, 1000, 2], "from 1 to 512"),
+    ("spec.hidden_sizes", [4, "3", 2], "hidden_sizes.1 = '3': expected a valid integer"),
+    ("spec.hidden_sizes", "4-3-2", "expected a valid array"),
+    ("spec.hidden_sizes", 3, "expected a valid array"),
+    ("spec.input_size", 10**9, "expected 1 to 32768"),
+    ("spec.input_size", "many", "expected a valid integer"),
+    ("spec.input_size", 21, "20 input channels .* the stack has 21"),
+    ("spec.head", None, "expected a valid string"),
+    ("spec.voltage_scale", 0, "expected a positive number"),
+    ("spec.voltage_offset", math.inf, "expected a finite number"),
+    ("spec.unheard_of", 1, "unknown model card key 'spec.unheard_of'"),
+    ("spike_rule", "level", "expected an object"),
+    ("spike_rule.kind", "curve", "expected 'level'"),
+    ("spike_rule.logit", 10**400, "expected a finite number"),
+    ("spike_rule.logit", math.nan, "expected a finite number"),
+    ("spike_rule.refractory_bins", 0, "expected at least 1"),
+    ("channels", 20, "expected an object"),
+    ("channels.groups", [], "no channel group"),
+    ("channels.groups", [{"name": "a"}], "lacks channels.groups.0.size"),
+    ("dt_ms", 0, "expected greater than 0"),
+    ("dt_ms", "x", "expected a valid number"),
+    ("resting_voltage_mv", "x", "expected a valid number"),
+    ("resting_voltage_mv", math.nan, "expected a finite number"),
+    ("resting_voltage_mv", 10**400, "expected a finite number"),
+    ("segments", {"type": [["basal"]]}, "segments.type.0"),
+    ("input_rate_hz", {"excitatory": 3}, "expected a valid array"),
+    ("input_rate_hz", {"excitatory": [3]}, "2 items"),
+    ("recipe", {"learning_rate": math.inf}, "recipe: .*not JSON compliant"),
+    ("recipe", [], "expected an object"),
+    ("data", [], "data = .*: expected an object"),
+    ("metrics", "good", "expected an object"),
+    ("versions", {"torch": 2.13}, "expected a valid string"),
+    ("seed", True, "expected a valid integer"),
+    ("reciep", {}, "unknown model card key 'reciep': did you mean 'recipe'"),
 ]
 
 
-@pytest.mark.parametrize("changes", CARD_DAMAGE, ids=lambda changes: json.dumps(changes)[:40])
-def test_impossible_cards_are_refused(path, changes) -> None:
+@pytest.mark.parametrize(("key", "value", "message"), CARD_DAMAGE)
+def test_impossible_cards_are_refused(path, key, value, message) -> None:
     def change(_, about: dict) -> None:
-        card = about["card"]
-        for name, value in changes.items():
-            both = isinstance(value, dict) and isinstance(card.get(name), dict)
-            card[name] = card[name] | value if both else value
+        *parts, last = key.split(".")
+        place = about["card"]
+        for part in parts:
+            place = place[part]
+        place[last] = value
 
     _rewrite(path, change)
-    _expect(path, "card is damaged")
+    _expect(path, rf"damaged \(.*{message}.*\); get it again or train again")
 
 
 @pytest.mark.parametrize("card", ["lstm", [], None, {}, 3])
 def test_cards_that_are_no_card_are_refused(path, card) -> None:
     _rewrite(path, lambda _, about: about.update(card=card))
-    _expect(path, "card is damaged")
+    _expect(path, "damaged .model card")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "3", "[]", '"x"', "[" * 200_000, "9" * 100_000, '{"version": NaN}']
+)
+def test_metadata_that_hold_no_card_are_refused(path, text) -> None:
+    about = r'{"sha256": "' + "0" * 64 + r'", "version": 3, "card": ' + text + "}"
+    weights = safetensors.numpy.load(path.read_bytes())
+    path.write_bytes(_sealed(safetensors.numpy.save(weights, {"surrogate-model": about})))
+    _expect(path, "damaged")
+
+
+def test_every_reader_of_a_damaged_card_says_so_in_one_line(path, toy_data, capsys) -> None:
+    _rewrite(path, lambda _, about: about["card"].update(data=[]))
+    for command in (["report", path], ["evaluate", path, "--data", toy_data]):
+        assert main([str(word) for word in command]) == 1
+        line = f"Error: {path}: damaged (model card data = []: expected an object)"
+        assert line in capsys.readouterr().err
+    with pytest.raises(DataError, match="model card data"):
+        surrogate.SurrogateNeuron(1, path)
 
 
 @settings(
