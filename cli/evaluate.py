@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from surrogate.cli._common import emit, json_option, threads_option
-
-if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
+from surrogate.cli._evaluation import evaluation_options, progress_bar
 
 __all__ = ["evaluate"]
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 _HELP = """Evaluate a trained surrogate on the trials of a data set.
 
@@ -72,42 +64,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
 
 @click.command(help=_HELP)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", type=FILE, help="Data set [default: the bundled sample].")
-@click.option(
-    "--split",
-    type=click.Choice(["train", "valid", "test", "all"]),
-    default="test",
-    show_default=True,
-    help="The trials to evaluate on.",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(["stateful", "blog", "published"]),
-    default="stateful",
-    show_default=True,
-    help="Which windows are run and which bins count.",
-)
-@click.option(
-    "--labels",
-    type=click.Choice(["exact", "legacy"]),
-    help="Spike times, exact or rounded as the public files give them [default: exact; "
-    "published: legacy].",
-)
-@click.option(
-    "--bootstrap",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Resamples of the trials for the intervals; 0 for none.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the resampling.",
-)
+@evaluation_options
 @click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
@@ -140,9 +97,7 @@ def evaluate(
     from surrogate.plots.evaluation import plot_evaluation, roc_in_terminal
 
     torch.set_num_threads(threads)
-    with click.progressbar(
-        length=1, label="evaluating", file=sys.stderr, item_show_func=lambda text: text
-    ) as bar:
+    with progress_bar() as progress:
         result = surrogate.evaluate(
             model,
             data,
@@ -152,21 +107,9 @@ def evaluate(
             bootstrap=bootstrap,
             seed=seed,
             write_rule=write_rule,
-            progress=_advance(bar),
+            progress=progress,
         )
     text = f"{result}\n\n{roc_in_terminal(result.outputs)}"
     if plots is not None:
         result["plots"] = plot_evaluation(plots, result.outputs, result.model.spike_rule)
     emit(as_json, result, text)
-
-
-def _advance(bar: ProgressBar[Any]) -> Callable[[int, int], None]:
-    """Moves the bar and shows the rate in simulated milliseconds per second."""
-    begun = time.monotonic()
-
-    def advance(done: int, total: int) -> None:
-        bar.length = total
-        rate = done / max(time.monotonic() - begun, 1e-9)
-        bar.update(done - bar.pos, f"{rate:,.0f} ms/s")
-
-    return advance

@@ -23,6 +23,7 @@ __all__ = ["cli", "main"]
 COMMANDS = {
     "train": ("surrogate.cli.train", "train", "Train a surrogate on spike trains and voltage."),
     "evaluate": ("surrogate.cli.evaluate", "evaluate", "Evaluate a surrogate on a data set."),
+    "compare": ("surrogate.cli.compare", "compare", "Put surrogates side by side."),
     "report": ("surrogate.cli.report", "report", "Write a page about a trained surrogate."),
     "data": ("surrogate.cli.data", "data", "Convert, inspect, check and plot data sets."),
     "grid": ("surrogate.cli.grid", "grid", "Train many surrogates as one resumable job."),

@@ -17,6 +17,7 @@ from surrogate.version import __version__
 
 if TYPE_CHECKING:
     from surrogate import datasets, grid
+    from surrogate.evaluation.compare import compare
     from surrogate.evaluation.evaluate import evaluate
     from surrogate.evaluation.result import Evaluation
     from surrogate.model.model_file import Model, load
@@ -30,6 +31,7 @@ __all__ = [
     "RecurrentStack",
     "TrainingRun",
     "__version__",
+    "compare",
     "datasets",
     "evaluate",
     "grid",
@@ -44,6 +46,7 @@ _HOMES = {
     "SurrogateNeuron": "surrogate.brian_bridge",
     "datasets": "surrogate.datasets",
     "grid": "surrogate.grid",
+    "compare": "surrogate.evaluation.compare",
     "Evaluation": "surrogate.evaluation.result",
     "evaluate": "surrogate.evaluation.evaluate",
     "Model": "surrogate.model.model_file",

@@ -72,7 +72,7 @@ def evaluate(
         A dict: each score by name (``roc_auc``, ``voltage_rmse_mv``, ``event_f1``, ...) with its
         95 % interval over trials as ``<name>_interval``, thresholds, the spike rule, and what was
         run; ``docs/evaluation.md`` lists the keys. ``print`` shows it as a table. Its ``outputs``
-        holds logits, voltages (mV) and spikes as arrays [trials, bins].
+        holds logits, voltages (mV), spikes and emitted spikes as arrays [trials, bins].
 
     Raises
     ------
@@ -102,8 +102,7 @@ def evaluate(
         outputs = run_protocol(model.stack, data, trials, protocol, labels, progress)
         if write_rule:
             _rewrite_rule(model, data, split, outputs)
-        scores = evaluate_outputs(model, data, split, outputs, bootstrap, seed)
-    return Evaluation(scores, model, outputs)
+        return evaluate_outputs(model, data, split, outputs, bootstrap, seed)
 
 
 def evaluate_outputs(
@@ -113,7 +112,7 @@ def evaluate_outputs(
     outputs: Outputs,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score what ``model`` gave on trials of ``split``; parameters and result as of
     :func:`evaluate`.
 
@@ -139,7 +138,7 @@ def evaluate_outputs(
         result[f"{name}_interval"] = score.intervals(resamples)
     bound = 1.0 if model.stack.spec.head == "recurrent" else np.inf
     spikes_per_trial = spikes.sum(axis=1, dtype=np.int64)
-    return result | {
+    result |= {
         "thresholds": ideal_thresholds(logits, spikes) if outputs.rankable else None,
         "spread": logit_spread(logits, spikes, bound) if outputs.rankable else None,
         "spike_rule": None if rule is None else _describe(rule, outputs),
@@ -165,6 +164,7 @@ def evaluate_outputs(
         "data": {"name": dataset.path.name, "digest": dataset.digest},
         "seconds": outputs.seconds,
     }
+    return Evaluation(result, model, outputs)
 
 
 def _describe(rule: SpikeRule, outputs: Outputs) -> dict[str, Any]:

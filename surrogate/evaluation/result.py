@@ -24,8 +24,8 @@ class Evaluation(dict[str, Any]):
     ----------
     model : Model
     outputs : Outputs
-        What the model and the neuron did: ``logits``, ``voltage``, ``spikes`` and ``target``,
-        arrays [trials, bins], and how they were run.
+        What the model and the neuron did: ``logits``, ``voltage``, ``spikes``, ``target`` and the
+        ``emitted`` spikes of the model's rule, arrays [trials, bins], and how they were run.
     """
 
     def __init__(self, scores: Mapping[str, Any], model: Model, outputs: Outputs) -> None:

@@ -55,7 +55,7 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
             outputs.logits, outputs.spikes, outputs.dt_ms, chosen_by
         )
     model = Model(stack, card)
-    metrics = evaluate_outputs(model, dataset, "valid", outputs)
+    metrics = dict(evaluate_outputs(model, dataset, "valid", outputs))
     card.metrics = metrics
     save(folder.model, stack, card)
     assert trainer.selection.entry is not None
