@@ -32,7 +32,8 @@ def test_prose_is_wrapped_at_100_columns(document: Path) -> None:
 def trained(tmp_path_factory) -> Path:
     """A folder in which the README's ``surrogate train`` has been run, in small."""
     folder = tmp_path_factory.mktemp("readme")
-    written = re.search(r"^surrogate train --arch lstm .*writes (.+)/model\.safetensors$", README, re.M)
+    line = r"^surrogate train --arch lstm .*writes (.+)/model\.safetensors$"
+    written = re.search(line, README, re.M)
     command = [sys.executable, "-m", "surrogate.cli.main", "train", "--arch", "lstm"]
     small = ["--hidden", "8-2", "--epochs", "1", "--out", written[1]]
     subprocess.run([*command, *small], cwd=folder, capture_output=True, check=True)
