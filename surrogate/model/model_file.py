@@ -7,9 +7,11 @@ file with 64 zeros in its own place, which is the first thing in every file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,12 +31,12 @@ from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
 from surrogate.stored import parse_json
-from surrogate.validated import validate
+from surrogate.validated import short, validate
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
 
-__all__ = ["MODEL_NAME", "Model", "load", "save"]
+__all__ = ["MODEL_NAME", "Model", "check_fit", "load", "save"]
 
 #: Name of the model file in a run's folder.
 MODEL_NAME = "model.safetensors"
@@ -145,27 +147,49 @@ def load(path: str | os.PathLike[str]) -> Model:
         weights do not fit its card.
     """
     content = _read(path)
-    card = _card(content, path)
-    try:
+    with _damage_named(path):
+        card = _card(content)
         # Before the stack is made, which allocates what the card asks for.
-        if 4 * card.spec.parameter_count > len(content):
-            raise ValueError(
-                f"the stack needs {4 * card.spec.parameter_count:,} bytes, the file has "
-                f"{len(content):,}"
-            )
+        needed = 4 * card.spec.parameter_count
+        if needed > len(content):
+            raise ValueError(f"the stack needs {needed:,} bytes, the file has {len(content):,}")
         weights = safetensors.load(content)
-        stack = RecurrentStack.from_spec(card.spec)
-        _check_fit(weights, stack.state_dict())
-    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-        raise DataError(
-            f"{path}: its weights do not fit its card ({error}); expected a {MODEL_NAME} that "
-            "`surrogate train` wrote"
-        ) from error
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise DataError(f"{path}: weight {name} holds values that are not finite; train again")
+    stack = RecurrentStack.from_spec(card.spec)
+    with _damage_named(path):
+        check_fit(weights, stack.state_dict())
+        for name, array in weights.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"weight {name} holds values that are not finite")
     stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     return Model(stack.eval(), card, path)
+
+
+def check_fit(weights: dict[str, NDArray[np.float32]], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError unless names, shapes and types of weights are those of the stack's."""
+    for name in weights.keys() ^ expected.keys():
+        state = "missing" if name in expected else "too many"
+        raise ValueError(f"weight {short(name)} is {state}")
+    for name, array in weights.items():
+        shape = tuple(expected[name].shape)
+        if array.shape != shape or array.dtype != np.float32:
+            raise ValueError(
+                f"weight {name} is {array.dtype} {array.shape}, expected float32 {shape}"
+            )
+
+
+@contextlib.contextmanager
+def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+    ) as error:
+        raise DataError(f"{path}: damaged ({error}); get it again or train again") from error
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -177,10 +201,10 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     check_is_file(path)
     try:
         with open(path, "rb") as handle:
-            start = handle.read(_DIGEST.stop)
-            if not start[8:].startswith(_START):
+            content = handle.read(_DIGEST.stop)
+            if not content[8:].startswith(_START):
                 raise DataError(
-                    f"{path}: {_kind(start)}, not a model file; expected a {MODEL_NAME} that "
+                    f"{path}: {_kind(content)}, not a model file; expected a {MODEL_NAME} that "
                     "`surrogate train` wrote"
                 )
             size = os.fstat(handle.fileno()).st_size
@@ -189,7 +213,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
                     f"{path}: {size:,} bytes; a model file has at most {_MOST_BYTES:,}, so this "
                     "one is damaged or of another program"
                 )
-            content = start + handle.read()
+            content += handle.read()
     except OSError as error:
         raise explain_os_error(error, path) from error
     if content[_DIGEST] != _digest(content):
@@ -215,32 +239,16 @@ def _kind(content: bytes) -> str:
     return "an unknown kind of file" if content else "empty"
 
 
-def _card(content: bytes, path: str | os.PathLike[str]) -> ModelCard:
+def _card(content: bytes) -> ModelCard:
     """The card in the metadata of a model file."""
-    length = int.from_bytes(content[:8], "little")
-    if length > min(_MOST_HEADER, len(content) - 8):
-        raise DataError(
-            f"{path}: a header of {length:,} bytes; expected at most "
-            f"{min(_MOST_HEADER, len(content) - 8):,}, so the file is damaged"
+    length, most = int.from_bytes(content[:8], "little"), min(_MOST_HEADER, len(content) - 8)
+    if length > most:
+        raise ValueError(f"a header of {length:,} bytes, expected at most {most:,}")
+    header = parse_json(content[8 : 8 + length].decode())
+    about = parse_json(header["__metadata__"][_KEY])
+    if about["version"] != _VERSION:
+        raise ValueError(
+            f"model file version {short(about['version'])}, this release reads {_VERSION}; "
+            "update surrogate-neuron"
         )
-    try:
-        about = parse_json(parse_json(content[8 : 8 + length].decode())["__metadata__"][_KEY])
-        version = about["version"]
-        if version == _VERSION:
-            return validate(ModelCard, about["card"], "model card")
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: damaged ({error}); get it again or train again") from error
-    raise DataError(
-        f"{path}: model file version {version!r:.60}, this release reads {_VERSION}; update "
-        "surrogate-neuron or train again"
-    )
-
-
-def _check_fit(weights: dict[str, NDArray[np.float32]], expected: dict[str, Tensor]) -> None:
-    """Raise ValueError unless names, shapes and types of weights are those of the stack's."""
-    for name in weights.keys() ^ expected.keys():
-        raise ValueError(f"{name} is {'missing' if name in expected else 'too many'}")
-    for name, array in weights.items():
-        shape = tuple(expected[name].shape)
-        if array.shape != shape or array.dtype != np.float32:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected float32 {shape}")
+    return validate(ModelCard, about["card"], "model card")
