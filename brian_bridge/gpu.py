@@ -16,7 +16,7 @@ from surrogate.kernels import PROVIDERS, Provider, StackSpec
 __all__ = ["GpuStepper", "gpu_provider"]
 
 
-def gpu_provider(device: str, precision: np.dtype, arch: str) -> Provider:
+def gpu_provider(device: str, precision: np.dtype, spec: StackSpec) -> Provider:
     """The provider that steps such a model on ``device``.
 
     Raises
@@ -32,7 +32,7 @@ def gpu_provider(device: str, precision: np.dtype, arch: str) -> Provider:
     reasons = []
     for provider in PROVIDERS.values():
         if provider.steps_on_device:
-            reason = provider.unavailable(arch, found, dtype)
+            reason = provider.unavailable(spec, found, dtype)
             if reason is None:
                 return provider
             reasons.append(reason)
@@ -69,7 +69,7 @@ class GpuStepper:
         there = {name: weight.to(device) for name, weight in weights.items()}
         self.outputs = outputs
         self._state = torch.from_numpy(state)
-        provider = gpu_provider(device, state.dtype, spec.arch)
+        provider = gpu_provider(device, state.dtype, spec)
         work = provider.device_stepper(spec, there, self._state.to(device, copy=True))
         assert work is not None, f"{provider.name} says that it steps on a device"
         self._work = work

@@ -164,7 +164,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         if precision not in ("float32", "float64"):
             raise UsageError(f"unknown precision {precision!r}: expected 'float32' or 'float64'")
         if device != "cpu":
-            gpu_provider(device, np.dtype(precision), self.population.spec.arch)
+            gpu_provider(device, np.dtype(precision), self.population.spec)
         self.device = device
         if refractory is None:
             refractory = self.population.refractory_ms() * ms

@@ -17,6 +17,7 @@ from surrogate.brian_bridge.rates import MIN_BINS
 from surrogate.brian_bridge.stepped import SteppedGroup
 from surrogate.brian_bridge.thresholds import Stochastic
 from surrogate.errors import UsageError
+from surrogate.kernels.cpu.sequences import lacks
 
 __all__ = ["StandaloneStep"]
 
@@ -65,9 +66,9 @@ class StandaloneStep(CodeRunner):
 
     def __init__(self, neuron: SteppedGroup, **schedule: Any) -> None:
         spec = neuron.population.spec
-        if spec.architecture.cpp_code is None:
+        if lacking := lacks(spec):
             raise UsageError(
-                f"{neuron.name}: {spec.arch} has no C++ kernels, which C++ standalone needs; "
+                f"{neuron.name}: {lacking} has no C++ kernels, which C++ standalone needs; "
                 "run it with Brian2's runtime device"
             )
         function = f"_step_{neuron.name}"

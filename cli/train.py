@@ -26,6 +26,8 @@ Examples:
   surrogate train --arch rnn --hidden 32-16-2 --recipe blog --class-weight none
   surrogate train --data l5pc.h5 --out runs/lstm --seed 3
   surrogate train --arch gru --epochs 4 --set weight_decay=0.1 --select-by auc
+  surrogate train --arch elm --hidden 20-2
+  surrogate train --arch gru --hidden 24-2 --input branches --branches 45
   surrogate train --resume runs/lstm
 
 \b
@@ -35,8 +37,12 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 
 
 @click.command(help=_HELP)
-@click.option("--arch", default="lstm", show_default=True, help="Such as rnn, gru or lstm.")
-@click.option("--hidden", help="Layer sizes, the last 2 [default: 256-64-2; rnn: 32-16-2].")
+@click.option("--arch", default="lstm", show_default=True, help="Such as rnn, gru, lstm or elm.")
+@click.option(
+    "--hidden", help="Layer sizes, the last 2 [default: 256-64-2; rnn: 32-16-2; elm: 20-2]."
+)
+@click.option("--input", help="What the first layer sees: dense (all channels) or branches.")
+@click.option("--branches", help="Number of branches between channels and first layer.")
 @click.option("--data", type=click.Path(), help="Data set [default: the bundled sample].")
 @click.option(
     "--recipe", default="tuned", show_default=True, help="tuned, blog, or a TOML file's path."
@@ -96,7 +102,15 @@ def _recipe_settings(options: dict[str, Any]) -> dict[str, Any]:
     settings = parse_settings(options["settings"])
     for key in settings:  # before it can pass for a parameter of surrogate.train
         check_key(key)
-    for key in ("epochs", "batch_size", "learning_rate", "select_by", "class_weight"):
+    for key in (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "select_by",
+        "class_weight",
+        "input",
+        "branches",
+    ):
         if options[key] is None:
             continue
         if key in settings:

@@ -9,24 +9,44 @@ parameters, a layer computes what ``torch.nn.RNN`` (tanh), ``GRU`` and ``LSTM`` 
       n = \tanh(W_n x_t + b_n + r \odot (U_n h_{t-1} + d_n)), \quad
       h_t = (1 - z) \odot n + z \odot h_{t-1} \\
     \text{lstm: } i, f, o &= \sigma(\dots), \quad g = \tanh(\dots), \quad
-      c_t = f \odot c_{t-1} + i \odot g, \quad h_t = o \odot \tanh(c_t)
+      c_t = f \odot c_{t-1} + i \odot g, \quad h_t = o \odot \tanh(c_t) \\
+    \text{elm: } a &= \phi(W x_t + b + U h_{t-1} + d), \quad
+      \delta = 1.7159 \tanh(\tfrac23 (V a + e)), \quad
+      h_t = \kappa \odot h_{t-1} + 5 (1 - \kappa) \odot \delta
+
+The expressive leaky memory of Spieler et al. (2024): a is its MLP's hidden layer of 2 H units,
+:math:`\phi` is relu (``elm``) or silu (``elm_silu``), and :math:`\kappa = e^{-1/\tau}`. There the
+MLP sees :math:`\kappa \odot h_{t-1}`; here U contains that factor, which leaves the products of a
+layer the same for every cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError
-from surrogate.kernels.torch_layers import GRULayer, LSTMLayer, RNNLayer
+from surrogate.kernels.torch_layers import (
+    ELM_LEAK,
+    ELM_SCALE,
+    ELM_SLOPE,
+    ELMLayer,
+    ELMSiluLayer,
+    GRULayer,
+    LSTMLayer,
+    RNNLayer,
+)
 
 __all__ = [
     "ARCHITECTURES",
+    "GRID_ARCHITECTURES",
     "HIDDEN_SIZES",
     "L5PC_INPUTS",
     "Architecture",
@@ -66,14 +86,21 @@ class Architecture:
     name : str
     gates : int
         Blocks of H rows in ``weight_ih`` and ``weight_hh``.
-    step : callable (from_input, from_hidden, state) -> state
+    step : callable (from_input, from_hidden, state, *further) -> state
         One layer, one step, differentiably: the specification. ``from_input`` and ``from_hidden``
         [B, gates * H] are ``W x_t + b`` and ``U h_{t-1} + d``, gates in the order of the rows;
-        ``state`` is a tuple of tensors [B, H], one for each of ``state_parts``.
+        ``state`` is a tuple of tensors [B, H], one for each of ``state_parts``; ``further`` are the
+        layer's further parameters, as :func:`surrogate.kernels.branches.effective_weights` gives
+        them.
     state_parts : tuple of str
         Names of the state's parts. The first, h, is the layer's output.
+    further_shapes : callable (H) -> dict of str to tuple of int
+        Names and shapes of the parameters that a layer of H units has besides ``W, b, U, d``. One
+        that is called ``log_tau`` [H] has the logarithms of the units' time constants in bins.
     hidden_sizes : tuple of int
         The stack used where no sizes are given.
+    output_size : float
+        How large h can become. Initial weights on it are divided by this.
     keep_gate, input_gate : int or None
         The gates whose bias sets the time constant of a unit's memory: kept is
         sigmoid(keep_gate), let in sigmoid(input_gate). None where there is no such gate.
@@ -94,9 +121,11 @@ class Architecture:
 
     name: str
     gates: int
-    step: Callable[[Tensor, Tensor, State], State]
+    step: Callable[..., State]
     state_parts: tuple[str, ...] = ("h",)
+    further_shapes: Callable[[int], dict[str, tuple[int, ...]]] = lambda _: {}
     hidden_sizes: tuple[int, ...] = (32, 16, 2)
+    output_size: float = 1.0
     keep_gate: int | None = None
     input_gate: int | None = None
     module: Callable[..., nn.Module] | None = None
@@ -107,17 +136,23 @@ class Architecture:
     colour: str = "#777777"
     marker: str = "D"
 
+    def parameter_shapes(self, inputs: int, size: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a layer's parameters: torch.nn's four, and further ones."""
+        rows = self.gates * size
+        return {
+            "weight_ih_l0": (rows, inputs),
+            "weight_hh_l0": (rows, size),
+            "bias_ih_l0": (rows,),
+            "bias_hh_l0": (rows,),
+            **self.further_shapes(size),
+        }
+
     def make_layer(self, inputs: int, size: int) -> nn.Module:
-        """A module with a layer's four parameters, named as torch.nn names them."""
+        """A module with a layer's parameters."""
         if self.module is not None:
             return self.module(inputs, size, batch_first=True)
-        layer, rows = nn.Module(), self.gates * size
-        for name, shape in (
-            ("weight_ih_l0", (rows, inputs)),
-            ("weight_hh_l0", (rows, size)),
-            ("bias_ih_l0", (rows,)),
-            ("bias_hh_l0", (rows,)),
-        ):
+        layer = nn.Module()
+        for name, shape in self.parameter_shapes(inputs, size).items():
             layer.register_parameter(name, nn.Parameter(torch.zeros(shape)))
         return layer
 
@@ -143,6 +178,37 @@ def _step_lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def _step_elm(
+    from_input: Tensor,
+    from_hidden: Tensor,
+    state: State,
+    weight_out: Tensor,
+    bias_out: Tensor,
+    kept: Tensor,
+    *,
+    activation: Callable[[Tensor], Tensor],
+) -> State:
+    (h,) = state
+    change = activation(from_input + from_hidden) @ weight_out.t() + bias_out
+    return (kept * h + ELM_LEAK * (1 - kept) * ELM_SCALE * torch.tanh(ELM_SLOPE * change),)
+
+
+def _elm(name: str, activation: Callable[[Tensor], Tensor], **others: Any) -> Architecture:
+    return Architecture(
+        name,
+        gates=2,  # the rows of the hidden layer, two for each unit
+        step=partial(_step_elm, activation=activation),
+        further_shapes=lambda size: {
+            "weight_out": (size, 2 * size),
+            "bias_out": (size,),
+            "log_tau": (size,),
+        },
+        hidden_sizes=(20, 2),
+        output_size=10.0,  # 5 x 1.7159, about
+        **others,
+    )
+
+
 #: The six sizes of the blog's grid of 216 runs; five are published, 128-32-2 stands in for one.
 HIDDEN_SIZES = (
     (32, 16, 2),
@@ -152,6 +218,9 @@ HIDDEN_SIZES = (
     (256, 128, 64, 32, 16, 2),
     (512, 256, 128, 64, 32, 2),
 )
+
+#: The architectures of that grid.
+GRID_ARCHITECTURES = ("rnn", "gru", "lstm")
 
 #: Input channels of the L5 pyramidal cell in the bundled data, on which speed is measured.
 L5PC_INPUTS = 1278
@@ -203,6 +272,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             colour="#0072B2",
             marker="^",
         ),
+        _elm("elm", torch.relu, torch_layer=ELMLayer, colour="#CC79A7", marker="v"),
+        _elm("elm_silu", F.silu, torch_layer=ELMSiluLayer, colour="#E69F00", marker="<"),
     )
 }
 

@@ -75,10 +75,12 @@ class Provider(ABC):
         return True
 
     @abstractmethod
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
+    def unavailable(
+        self, spec: StackSpec | None, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
         """Why it cannot compute weights of this device and dtype, in a few words; None if it can.
 
-        ``arch`` is a key of :data:`surrogate.kernels.ARCHITECTURES`; None leaves it open.
+        ``spec`` is the stack to compute; None leaves it open.
         """
 
     @abstractmethod

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.cpu.provider import CpuProvider
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.provider import Provider, Steps
@@ -26,9 +25,12 @@ __all__ = ["PROVIDERS", "default_provider"]
 class _Torch(Provider):
     name = "torch"
 
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
-        known = arch is None or ARCHITECTURES[arch].torch_layer is not None
-        return None if known else f"no torch layer for {arch}"
+    def unavailable(
+        self, spec: StackSpec | None, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        if spec is None or spec.architecture.torch_layer is not None:
+            return None
+        return f"no torch layer for {spec.arch}"
 
     def run(
         self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
@@ -40,7 +42,9 @@ class _Reference(Provider):
     name = "reference"
     steps = True
 
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
+    def unavailable(
+        self, spec: StackSpec | None, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
         return None
 
     def run(
@@ -68,20 +72,19 @@ PROVIDERS: dict[str, Provider] = {
 def default_provider(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    arch: str | None = None,
+    spec: StackSpec | None = None,
 ) -> str:
     """The default provider: the fastest for weights of this device and dtype.
 
-    Of those that have ``arch``, a key of :data:`surrogate.kernels.ARCHITECTURES`, where one is
-    given; the reference has all of them. Where a GPU gets no kernels of its own, a line on stderr
-    says so, once.
+    Of those that compute ``spec``, where one is given; the reference computes all. Where a GPU
+    gets no kernels of its own, a line on stderr says so, once.
     """
     device = torch.device(device)
     passed_over: list[str] = []
     for name, provider in PROVIDERS.items():
         if not provider.suits(device):
             continue
-        reason = provider.unavailable(arch, device, dtype)
+        reason = provider.unavailable(spec, device, dtype)
         if reason is None:
             if device.type != "cpu" and passed_over:
                 _tell_once(f"surrogate: {passed_over[0]}; computing with {name}, which is slower")

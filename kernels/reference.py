@@ -1,6 +1,7 @@
 """What a stack computes, in plain PyTorch: the specification that every provider is tested against.
 
-What a layer computes is :attr:`surrogate.kernels.architectures.Architecture.step`.
+What a layer computes is :attr:`surrogate.kernels.architectures.Architecture.step`, and what the
+input stage does :mod:`surrogate.kernels.branches`.
 Float32 or float64, differentiable by autograd.
 """
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogate.kernels.branches import effective_weights
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
 
@@ -24,22 +26,31 @@ def run_stack_reference(
     spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run the stack over ``events``; see :func:`surrogate.kernels.run_stack`."""
+    weights = effective_weights(spec.branches, weights)
     dense = events.to_dense(spec.input_size, state.dtype)
-    step = spec.architecture.step
+    if spec.branches is not None:
+        dense = dense @ spec.branches.dense(weights["branches.weight"]).t()
+    architecture = spec.architecture
+    traces = state[:, spec.trace_slice]
     states = [tuple(state[:, at] for at in parts.values()) for parts in spec.state_slices]
     outputs = []
     for t in range(events.steps):
         x = dense[:, t]
+        if spec.branches is not None:
+            traces = weights["branches.log_tau"] * traces + x
+            x = spec.branches.saturate(traces)
         for layer, before in enumerate(states):
-            name = f"layers.{layer}."
-            from_input = x @ weights[name + "weight_ih_l0"].t() + weights[name + "bias_ih_l0"]
-            from_hidden = before[0] @ weights[name + "weight_hh_l0"].t()
-            states[layer] = step(from_input, from_hidden + weights[name + "bias_hh_l0"], before)
+            w_ih, w_hh, b_ih, b_hh, *further = (
+                weights[f"layers.{layer}.{name}"] for name in architecture.parameter_shapes(1, 1)
+            )
+            from_hidden = before[0] @ w_hh.t() + b_hh
+            states[layer] = architecture.step(x @ w_ih.t() + b_ih, from_hidden, before, *further)
             x = states[layer][0]
         if spec.head == "linear":
             x = x @ weights["head.weight"].t() + weights["head.bias"]
         outputs.append(x)
-    return torch.stack(outputs, 1), torch.cat([part for parts in states for part in parts], 1)
+    final = (traces, *(part for parts in states for part in parts))
+    return torch.stack(outputs, 1), torch.cat(final, 1)
 
 
 class ReferenceSteps:
@@ -53,7 +64,7 @@ class ReferenceSteps:
         outputs: NDArray[Any],
     ) -> None:
         self.spec, self.weights, self.state, self.outputs = spec, weights, state, outputs
-        self.per_neuron = next(iter(weights.values())).dim() == 3
+        self.per_neuron = weights["layers.0.weight_ih_l0"].dim() == 3
 
     def step(self, channel: NDArray[np.int16], row_ptr: NDArray[np.int32]) -> None:
         neurons = len(self.state)

@@ -75,7 +75,7 @@ def _check(spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents) 
 
 
 def _provider(name: str | None, spec: StackSpec, weight: Tensor) -> Provider:
-    name = name or default_provider(weight.device, weight.dtype, spec.arch)
+    name = name or default_provider(weight.device, weight.dtype, spec)
     if name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}: expected one of {', '.join(PROVIDERS)}")
     return PROVIDERS[name]

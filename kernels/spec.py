@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from surrogate.errors import UsageError
 from surrogate.kernels.architectures import Architecture, architecture
+from surrogate.kernels.branches import Branches
 
 __all__ = ["HEADS", "MAX_HIDDEN_SIZE", "StackSpec", "join_sizes", "parse_sizes"]
 
@@ -48,7 +49,7 @@ class StackSpec:
     Attributes
     ----------
     arch : str
-        A key of :data:`surrogate.kernels.ARCHITECTURES`: rnn, gru or lstm.
+        A key of :data:`surrogate.kernels.ARCHITECTURES`: rnn, gru, lstm, elm or elm_silu.
     hidden_sizes : tuple of int
         Units of each layer, input side first. The last is 2: the outputs.
     input_size : int
@@ -58,6 +59,9 @@ class StackSpec:
         linear layer on the hidden state of the layer before.
     voltage_scale, voltage_offset : float
         Soma voltage in mV = output 1 x ``voltage_scale`` + ``voltage_offset``.
+    branches : Branches or None
+        The input stage: leaky traces on branches, or None: the first layer sees every channel. A
+        mapping of a Branches' fields becomes one.
 
     Raises
     ------
@@ -71,10 +75,13 @@ class StackSpec:
     head: str = "recurrent"
     voltage_scale: float = 100.0
     voltage_offset: float = 0.0
+    branches: Branches | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(map(_without_numpy, self.hidden_sizes)))
         object.__setattr__(self, "input_size", _without_numpy(self.input_size))
+        if isinstance(self.branches, Mapping):
+            object.__setattr__(self, "branches", Branches(**self.branches))
         architecture(self.arch)
         if self.head not in HEADS:
             raise UsageError(f"unknown head {self.head!r}: expected recurrent or linear")
@@ -97,6 +104,11 @@ class StackSpec:
             raise UsageError("a linear head needs a recurrent layer before it, such as 32-2")
         if type(self.input_size) is not int or not 1 <= self.input_size <= MAX_INPUT_SIZE:
             raise UsageError(f"input size {self.input_size}: expected 1 to {MAX_INPUT_SIZE}")
+        if self.branches is not None and len(self.branches.signs) != self.input_size:
+            raise UsageError(
+                f"branches of {len(self.branches.signs)} channels, the stack has "
+                f"{self.input_size}: expected equally many"
+            )
         if not (math.isfinite(self.voltage_scale) and self.voltage_scale > 0):
             raise UsageError(f"voltage scale {self.voltage_scale}: expected a positive number")
         if not math.isfinite(self.voltage_offset):
@@ -109,7 +121,7 @@ class StackSpec:
 
     @property
     def gates(self) -> int:
-        """Gates per unit: 1 (rnn), 3 (gru) or 4 (lstm)."""
+        """Rows of ``weight_ih`` per unit: 1 (rnn), 3 (gru), 4 (lstm) or 2 (elm)."""
         return self.architecture.gates
 
     @property
@@ -119,8 +131,9 @@ class StackSpec:
 
     @property
     def name(self) -> str:
-        """``"lstm 256-64-2"``."""
-        return f"{self.arch} {self.sizes_text}"
+        """``"lstm 256-64-2"``, or ``"gru 24-2, 45 branches"``."""
+        stage = "" if self.branches is None else f", {self.branches.count} branches"
+        return f"{self.arch} {self.sizes_text}{stage}"
 
     @property
     def recurrent_sizes(self) -> tuple[int, ...]:
@@ -128,9 +141,20 @@ class StackSpec:
         return self.hidden_sizes if self.head == "recurrent" else self.hidden_sizes[:-1]
 
     @property
+    def layer_inputs(self) -> tuple[int, ...]:
+        """Inputs of each recurrent layer."""
+        first = self.input_size if self.branches is None else self.branches.count
+        return (first, *self.recurrent_sizes[:-1])
+
+    @property
+    def trace_slice(self) -> slice:
+        """Where the branches' traces lie in a state row: before the layers."""
+        return slice(0, 0 if self.branches is None else self.branches.count)
+
+    @property
     def state_slices(self) -> list[dict[str, slice]]:
         """Where each part of a layer's state lies in a state row: layers in order, h then c."""
-        slices, start = [], 0
+        slices, start = [], self.trace_slice.stop
         for size in self.recurrent_sizes:
             layer = {}
             for name in self.architecture.state_parts:
@@ -142,21 +166,17 @@ class StackSpec:
     @property
     def state_size(self) -> int:
         """Floats of recurrent state per neuron."""
-        return sum(self.recurrent_sizes) * len(self.architecture.state_parts)
+        of_layers = sum(self.recurrent_sizes) * len(self.architecture.state_parts)
+        return self.trace_slice.stop + of_layers
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical parameter names (those of torch.nn, a layer each) and shapes, in order."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        inputs = self.input_size
-        for index, size in enumerate(self.recurrent_sizes):
-            rows = self.gates * size
-            shapes[f"layers.{index}.weight_ih_l0"] = (rows, inputs)
-            shapes[f"layers.{index}.weight_hh_l0"] = (rows, size)
-            shapes[f"layers.{index}.bias_ih_l0"] = (rows,)
-            shapes[f"layers.{index}.bias_hh_l0"] = (rows,)
-            inputs = size
+        """Canonical parameter names and shapes, in order: branches, layers (torch.nn's), head."""
+        shapes = {} if self.branches is None else self.branches.parameter_shapes()
+        for index, sizes in enumerate(zip(self.layer_inputs, self.recurrent_sizes, strict=True)):
+            for name, shape in self.architecture.parameter_shapes(*sizes).items():
+                shapes[f"layers.{index}.{name}"] = shape
         if self.head == "linear":
-            shapes["head.weight"] = (2, inputs)
+            shapes["head.weight"] = (2, self.recurrent_sizes[-1])
             shapes["head.bias"] = (2,)
         return shapes
 

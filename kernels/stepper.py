@@ -112,7 +112,7 @@ def _fastest(spec: StackSpec, dtype: np.dtype[Any]) -> str:
     return next(
         name
         for name, provider in PROVIDERS.items()
-        if provider.steps and provider.unavailable(spec.arch, device, of_torch) is None
+        if provider.steps and provider.unavailable(spec, device, of_torch) is None
     )
 
 
@@ -135,7 +135,7 @@ def _in_order(
     """Checked copies of the weights, in canonical order."""
     own = {}
     shapes = spec.parameter_shapes()
-    shared = weights[next(iter(shapes))].dim() == 2
+    shared = weights["layers.0.weight_ih_l0"].dim() == 2
     for name, shape in shapes.items():
         expected = shape if shared else (neurons, *shape)
         if tuple(weights[name].shape) != expected:

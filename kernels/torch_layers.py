@@ -7,16 +7,36 @@ gradient with one matrix product over all steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["EventProjection", "GRULayer", "LSTMLayer", "RNNLayer"]
+__all__ = [
+    "ELM_LEAK",
+    "ELM_SCALE",
+    "ELM_SLOPE",
+    "BranchTraces",
+    "ELMLayer",
+    "ELMSiluLayer",
+    "EventProjection",
+    "GRULayer",
+    "LSTMLayer",
+    "RNNLayer",
+]
+
+# Of the change of an ELM's memory: its size, and LeCun's tanh, scale * tanh(slope * x).
+ELM_LEAK = 5.0
+ELM_SCALE = 1.7159
+ELM_SLOPE = 2 / 3
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
 _tanh_backward = torch.ops.aten.tanh_backward
+_relu_backward = partial(torch.ops.aten.threshold_backward, threshold=0)
+_silu_backward = torch.ops.aten.silu_backward
 
 
 class EventProjection(torch.autograd.Function):
@@ -53,6 +73,32 @@ class EventProjection(torch.autograd.Function):
             include_last_offset=True,
         )
         return grad.t(), None, None
+
+
+class BranchTraces(torch.autograd.Function):
+    """The traces of branches, ``(inputs [T, B, N], kept [N], s0 [B, N]) -> s [T, B, N]``.
+
+    ``s_t = kept s_{t-1} + inputs_t``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, kept: Tensor, s0: Tensor) -> Tensor:
+        traces = inputs.new_empty(len(inputs) + 1, *s0.shape)
+        traces[0] = s0
+        s = traces.unbind(0)
+        for t, arrived in enumerate(inputs.unbind(0)):
+            torch.addcmul(arrived, s[t], kept, out=s[t + 1])
+        ctx.save_for_backward(kept, traces)
+        return traces[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        kept, traces = ctx.saved_tensors
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        ds = grad.unbind(0)
+        for t in reversed(range(len(ds) - 1)):
+            ds[t].addcmul_(ds[t + 1], kept)
+        return grad, (grad * traces[:-1]).sum((0, 1)), ds[0] * kept
 
 
 def _weight_gradients(grad_gates: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,3 +240,84 @@ class LSTMLayer(torch.autograd.Function):
             dc *= f
             torch.mm(dgates[t], weight_hh, out=dh)
         return grad_gates, *_weight_gradients(grad_gates, hidden), dh, dc
+
+
+def _elm_forward(
+    activation: Callable[[Tensor], Tensor],
+    ctx: Any,
+    from_input: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor,
+    weight_out: Tensor,
+    bias_out: Tensor,
+    kept: Tensor,
+    h0: Tensor,
+) -> Tensor:
+    hidden = from_input.new_empty(len(from_input) + 1, *h0.shape)
+    hidden[0] = h0
+    inner = from_input + bias_hh  # before the activation
+    change = torch.empty_like(hidden[1:])  # after tanh
+    rate = ELM_LEAK * (1 - kept) * ELM_SCALE
+    into, out, bias = weight_hh.t(), (ELM_SLOPE * weight_out).t(), ELM_SLOPE * bias_out
+    h = hidden.unbind(0)
+    for t, (a, delta) in enumerate(zip(inner.unbind(0), change.unbind(0), strict=True)):
+        a.addmm_(h[t], into)
+        torch.addmm(bias, activation(a), out, out=delta).tanh_()
+        torch.mul(h[t], kept, out=h[t + 1]).addcmul_(delta, rate)
+    ctx.save_for_backward(weight_hh, weight_out, kept, hidden, inner, change)
+    return hidden[1:]
+
+
+def _elm_backward(
+    activation: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor, Tensor], Tensor],
+    ctx: Any,
+    upstream: Tensor,
+) -> tuple[Tensor, ...]:
+    weight_hh, weight_out, kept, hidden, inner, change = ctx.saved_tensors
+    grad_inner, grad_change = torch.empty_like(inner), torch.empty_like(change)
+    grad_hidden = upstream.clone(memory_format=torch.contiguous_format)
+    rate = ELM_LEAK * (1 - kept) * ELM_SCALE * ELM_SLOPE
+    dh, da, dc = grad_hidden.unbind(0), grad_inner.unbind(0), grad_change.unbind(0)
+    a, delta = inner.unbind(0), change.unbind(0)
+    below = torch.zeros_like(dh[0])
+    for t in reversed(range(len(dh))):
+        dh[t].add_(below)
+        _tanh_backward(dh[t] * rate, delta[t], grad_input=dc[t])
+        da[t].copy_(derivative(dc[t] @ weight_out, a[t]))
+        below = torch.addmm(dh[t] * kept, da[t], weight_hh)
+    flat = grad_change.flatten(0, 1)
+    grad_kept = grad_hidden * (hidden[:-1] - ELM_LEAK * ELM_SCALE * change)
+    return (
+        grad_inner,
+        *_weight_gradients(grad_inner, hidden),
+        flat.t() @ activation(inner).flatten(0, 1),
+        flat.sum(0),
+        grad_kept.sum((0, 1)),
+        below,
+    )
+
+
+class ELMLayer(torch.autograd.Function):
+    """``(from_input [T, B, 2H], weight_hh, bias_hh, weight_out, bias_out, kept [H], h0 [B, H]) ->
+    h [T, B, H]`` with relu."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Tensor) -> Tensor:
+        return _elm_forward(torch.relu, ctx, *arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return _elm_backward(torch.relu, _relu_backward, ctx, grads[0])
+
+
+class ELMSiluLayer(torch.autograd.Function):
+    """:class:`ELMLayer` with silu."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Tensor) -> Tensor:
+        return _elm_forward(F.silu, ctx, *arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return _elm_backward(F.silu, _silu_backward, ctx, grads[0])

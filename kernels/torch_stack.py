@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from surrogate.kernels.branches import effective_weights
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
-from surrogate.kernels.torch_layers import EventProjection
+from surrogate.kernels.torch_layers import BranchTraces, EventProjection
 
 __all__ = ["run_stack_torch"]
 
@@ -35,21 +36,28 @@ def run_stack_torch(
     layer_function = spec.architecture.torch_layer
     if layer_function is None:
         raise ValueError(f"the torch provider has no {spec.arch} layer; use provider 'reference'")
+    weights = effective_weights(spec.branches, weights)
     channel, row_ptr = _time_major(events)
     x, parts = None, []
+    if spec.branches is not None:
+        # Fewer branches than gates: the events add rows of a matrix that is mostly zeros.
+        matrix = spec.branches.dense(weights["branches.weight"])
+        arrived = EventProjection.apply(matrix, channel, row_ptr)
+        arrived = arrived.view(events.steps, events.batch, -1)
+        start = state[:, spec.trace_slice]
+        traces = BranchTraces.apply(arrived, weights["branches.log_tau"], start)
+        x, parts = spec.branches.saturate(traces), [traces[-1]]
     for layer, at in enumerate(spec.state_slices):
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            weights[f"layers.{layer}.{name}_l0"]
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weight_ih, weight_hh, bias_ih, bias_hh, *further = (
+            weights[f"layers.{layer}.{name}"] for name in spec.architecture.parameter_shapes(1, 1)
         )
         if x is None:
             rows = EventProjection.apply(weight_ih, channel, row_ptr)
             from_input = (rows + bias_ih).view(events.steps, events.batch, -1)
         else:
             from_input = F.linear(x, weight_ih, bias_ih)
-        result = layer_function.apply(
-            from_input, weight_hh, bias_hh, *(state[:, part] for part in at.values())
-        )
+        before = (state[:, part] for part in at.values())
+        result = layer_function.apply(from_input, weight_hh, bias_hh, *further, *before)
         x, *others = result if isinstance(result, tuple) else (result,)
         parts += [x[-1], *others]
     assert x is not None

@@ -80,7 +80,7 @@ def test_the_reference_computes_it_where_others_do_not() -> None:
     weights = {name: torch.rand(shape) for name, shape in spec.parameter_shapes().items()}
     events = SpikeEvents.from_dense(torch.rand(2, 6, 5) < 0.3)
     outputs, final = run_stack(spec, weights, events)
-    assert default_provider(arch="leaky") == "reference"
+    assert default_provider(spec=spec) == "reference"
     for provider, kernels in {
         "torch": "torch provider has",
         "cpu": r"C\+\+ kernels",
@@ -125,7 +125,7 @@ class _Counting(Provider):
     steps = shares_launches = True
     runs = models = steppers = 0
 
-    def unavailable(self, arch, device, dtype) -> str | None:
+    def unavailable(self, spec, device, dtype) -> str | None:
         return None if dtype == torch.float32 else f"not {dtype}"
 
     def run(self, *arguments) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogate.kernels import cpu
-from surrogate.kernels.architectures import ARCHITECTURES
-from surrogate.kernels.cpu.sequences import run_stack_cpu
+from surrogate.kernels.cpu.sequences import lacks, run_stack_cpu
 from surrogate.kernels.cpu.steps import KernelSteps, ThreadedSteps
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.provider import Provider, Steps
@@ -33,9 +32,11 @@ class CpuProvider(Provider):
     def suits(self, device: torch.device) -> bool:
         return device.type == "cpu"
 
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
-        if arch is not None and ARCHITECTURES[arch].cpp_code is None:
-            return f"no C++ kernels for {arch}"
+    def unavailable(
+        self, spec: StackSpec | None, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        if spec is not None and (lacking := lacks(spec)):
+            return f"no C++ kernels for {lacking}"
         if device.type != "cpu" or dtype not in (torch.float32, torch.float64):
             return f"no C++ kernels for {dtype} on {device.type}"
         return None if cpu.load() is not None else f"C++ kernels {cpu.why_not()}"

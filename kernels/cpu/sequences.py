@@ -14,7 +14,14 @@ from surrogate.kernels import cpu
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
 
-__all__ = ["make_stack", "run_stack_cpu", "shares"]
+__all__ = ["lacks", "make_stack", "run_stack_cpu", "shares"]
+
+
+def lacks(spec: StackSpec) -> str | None:
+    """What of the stack the kernels do not compute; None if they compute all of it."""
+    if spec.architecture.cpp_code is None:
+        return spec.arch
+    return None if spec.branches is None else "branches"
 
 
 def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
@@ -34,11 +41,10 @@ def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
         )
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the C++ kernels compute in float32 or float64, not in {dtype}")
-    code = spec.architecture.cpp_code
-    if code is None:
-        raise ValueError(f"the C++ kernels have no {spec.arch} layer; use provider 'reference'")
+    if lacking := lacks(spec):
+        raise ValueError(f"there are no C++ kernels for {lacking}; use provider 'reference'")
     return module.Stack(
-        code,
+        spec.architecture.cpp_code,
         spec.head == "linear",
         spec.input_size,
         spec.hidden_sizes,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from surrogate.kernels.architectures import ARCHITECTURES
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.provider import DeviceSteps, Provider
 from surrogate.kernels.spec import StackSpec
@@ -25,9 +24,13 @@ class TritonProvider(Provider):
     def suits(self, device: torch.device) -> bool:
         return device.type != "cpu"  # where its interpreter runs, very slowly
 
-    def unavailable(self, arch: str | None, device: torch.device, dtype: torch.dtype) -> str | None:
-        if arch is not None and ARCHITECTURES[arch].triton is None:
-            return f"no Triton kernels for {arch}"
+    def unavailable(
+        self, spec: StackSpec | None, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
+        if spec is not None and spec.architecture.triton is None:
+            return f"no Triton kernels for {spec.arch}"
+        if spec is not None and spec.branches is not None:
+            return "no Triton kernels for branches"
         reason = why_not(device, dtype)
         return reason and f"no Triton kernels for {dtype} on {device.type} here ({reason})"
 
@@ -42,7 +45,7 @@ class TritonProvider(Provider):
         self, spec: StackSpec, weights: Mapping[str, Tensor], events: SpikeEvents, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         first = weights["layers.0.weight_ih_l0"]
-        if reason := self.unavailable(spec.arch, first.device, first.dtype):
+        if reason := self.unavailable(spec, first.device, first.dtype):
             raise ValueError(
                 f"the Triton kernels cannot run this stack: {reason}; use provider 'reference'"
             )

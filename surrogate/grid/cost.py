@@ -166,7 +166,7 @@ def _train(experiment: Experiment, dataset: Dataset, device: str, steps: int) ->
 def _key(experiment: Experiment, device: str) -> str:
     """Everything that a measurement depends on, as a key."""
     recipe = experiment.recipe
-    kernels = PROVIDERS[default_provider(device, arch=experiment.spec.arch)].label
+    kernels = PROVIDERS[default_provider(device, spec=experiment.spec)].label
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return " | ".join(
         [

@@ -36,7 +36,7 @@ class Experiment(RunConfig):
     @property
     def configuration(self) -> str:
         """``"lstm 256-64-2"``: what experiments that cost the same have in common."""
-        return f"{self.spec.arch} {self.spec.sizes_text}"
+        return self.spec.name
 
     @property
     def name(self) -> str:

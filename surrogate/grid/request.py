@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 from surrogate.kernels import architecture, join_sizes, parse_sizes
-from surrogate.kernels.architectures import ARCHITECTURES, HIDDEN_SIZES
+from surrogate.kernels.architectures import GRID_ARCHITECTURES, HIDDEN_SIZES
 from surrogate.stored import read_toml
 from surrogate.validated import hint, short, validate, validated
 
@@ -109,8 +109,8 @@ class Request:
         Begin anew when the data run out; on the bundled sample always.
     """
 
-    arch: Axis[Annotated[str, AfterValidator(lambda name: architecture(name).name)]] = tuple(
-        ARCHITECTURES
+    arch: Axis[Annotated[str, AfterValidator(lambda name: architecture(name).name)]] = (
+        GRID_ARCHITECTURES
     )
     hidden: Axis[Annotated[tuple[int, ...], BeforeValidator(_sizes)]] = HIDDEN_SIZES
     learning_rate: Axis[Annotated[float, BeforeValidator(_number)]] = (0.001, 0.003, 0.006, 0.01)

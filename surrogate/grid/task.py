@@ -123,7 +123,7 @@ def _fitting(experiment: Experiment, window: int, device: str, sharing: int) -> 
     if not device.startswith("cuda"):
         return sys.maxsize
     recipe, spec = experiment.recipe, experiment.spec
-    provider = PROVIDERS[default_provider(device, arch=spec.arch)]
+    provider = PROVIDERS[default_provider(device, spec=spec)]
     kept = provider.training_bytes(spec, recipe.batch_size, window)
     if kept is None:
         return 1
@@ -289,7 +289,7 @@ def _record(
         "windows": trainer.step * trainer.config.recipe.batch_size,
         "machine": f"{platform.node()}, {machine.cpu_name()}",
         "versions": machine.versions(),
-        "provider": default_provider(trainer.device, arch=trainer.config.spec.arch),
+        "provider": default_provider(trainer.device, spec=trainer.config.spec),
         "finished": time.time(),
     }
 

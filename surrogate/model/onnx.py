@@ -47,9 +47,9 @@ def stack_to_onnx(spec: StackSpec, weights: Mapping[str, Tensor]) -> onnx.ModelP
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    operator = spec.architecture.onnx
+    operator = spec.architecture.onnx if spec.branches is None else None
     if operator is None:
-        raise UsageError(f"architecture {spec.arch!r} has no operator in ONNX")
+        raise UsageError(f"{spec.name} has no operators in ONNX")
     constants = [numpy_helper.from_array(np.array([1], np.int64), "direction")]
     nodes: list[onnx.NodeProto] = []
     states: list[tuple[str, int]] = []  # number and size of each part of the state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,20 +17,22 @@ from surrogate.kernels import (
     run_models,
     run_stack,
 )
+from surrogate.kernels.branches import Branches
 
 __all__ = ["RecurrentStack", "run_stacks"]
 
 
 class RecurrentStack(nn.Module):
-    """Vanilla RNN, GRU or LSTM layers that end in spike logit and soma voltage.
+    """Vanilla RNN, GRU, LSTM or ELM layers that end in spike logit and soma voltage.
 
     Layer l computes what ``torch.nn.RNN`` (tanh), ``GRU`` or ``LSTM`` computes, with the same
-    parameter names, so that state dicts move both ways: ``stack.layers[l]`` *is* that module.
+    parameter names, so that state dicts move both ways: ``stack.layers[l]`` *is* that module. What
+    a layer of ``elm`` computes is in ``surrogate.kernels.architectures``.
 
     Parameters
     ----------
     arch : str
-        A key of ``surrogate.kernels.ARCHITECTURES``: "rnn", "gru" or "lstm".
+        A key of ``surrogate.kernels.ARCHITECTURES``: "rnn", "gru", "lstm", "elm" or "elm_silu".
     hidden_sizes : sequence of int
         Units of each layer, 1 to 512, the last always 2.
     input_size : int
@@ -38,6 +41,8 @@ class RecurrentStack(nn.Module):
         Whether the last two units are recurrent (the blog's choice) or a linear readout.
     voltage_scale, voltage_offset : float
         Soma voltage in mV = second output x scale + offset. The blog's are 100 and 0.
+    branches : Branches, optional
+        The input stage; by default the first layer sees every channel.
     provider : str, optional
         Implementation to use, a key of ``surrogate.kernels.PROVIDERS``; by default the fastest.
 
@@ -56,20 +61,26 @@ class RecurrentStack(nn.Module):
         *,
         voltage_scale: float = 100.0,
         voltage_offset: float = 0.0,
+        branches: Branches | None = None,
         provider: str | None = None,
     ) -> None:
         super().__init__()
-        spec = StackSpec(arch, tuple(hidden_sizes), input_size, head, voltage_scale, voltage_offset)
+        scales = voltage_scale, voltage_offset
+        spec = StackSpec(arch, tuple(hidden_sizes), input_size, head, *scales, branches)
         try:
             default_provider()  # refuses a setting of the environment that cannot be followed
         except ValueError as error:
             raise UsageError(str(error)) from error
         self.spec = spec
         self.provider = provider
-        inputs = (spec.input_size, *spec.recurrent_sizes[:-1])
+        if branches is not None:
+            self.branches = nn.Module()
+            for name, shape in branches.parameter_shapes().items():
+                parameter = nn.Parameter(torch.empty(shape))
+                self.branches.register_parameter(name.removeprefix("branches."), parameter)
         self.layers = nn.ModuleList(
             spec.architecture.make_layer(n_in, size)
-            for n_in, size in zip(inputs, spec.recurrent_sizes, strict=True)
+            for n_in, size in zip(spec.layer_inputs, spec.recurrent_sizes, strict=True)
         )
         self.head = nn.Linear(spec.recurrent_sizes[-1], 2) if head == "linear" else None
         self.reset_parameters()
@@ -84,16 +95,32 @@ class RecurrentStack(nn.Module):
             spec.head,
             voltage_scale=spec.voltage_scale,
             voltage_offset=spec.voltage_offset,
+            branches=spec.branches,
             provider=provider,
         )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Zero biases and Xavier-uniform weights (Glorot and Bengio 2010), as in the blog."""
+        """Zero biases and Xavier-uniform weights (Glorot and Bengio 2010), as in the blog.
+
+        All but the first layer's input weights are divided by the architecture's ``output_size``.
+        Branches begin with weights of 0.5 and time constants of 5 bins, units that have one with
+        time constants from 1 to 150 bins, evenly spaced on a logarithmic scale.
+        """
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.xavier_uniform_(parameter, generator=generator)
             else:
                 nn.init.zeros_(parameter)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.dim() == 2 and name != "layers.0.weight_ih_l0":
+                    parameter.div_(self.spec.architecture.output_size)
+                if name.endswith("log_tau"):
+                    parameter.copy_(torch.linspace(0, math.log(150), len(parameter)))
+            if self.spec.branches is not None:
+                weight = self.spec.branches.parameter_of(0.5)
+                self.get_parameter("branches.weight").fill_(weight)
+                self.get_parameter("branches.log_tau").fill_(math.log(5))
 
     def initial_state(self, batch: int) -> Tensor:
         """A zero state [batch, spec.state_size]."""
@@ -159,9 +186,7 @@ class RecurrentStack(nn.Module):
 
     def extra_repr(self) -> str:
         spec = self.spec
-        return (
-            f"{spec.arch} {spec.sizes_text}, head={spec.head}, {spec.parameter_count:,} parameters"
-        )
+        return f"{spec.name}, head={spec.head}, {spec.parameter_count:,} parameters"
 
 
 def run_stacks(

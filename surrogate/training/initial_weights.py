@@ -31,14 +31,25 @@ def initialise(
     """Set ``stack``'s weights from ``seed`` as the recipe says.
 
     Xavier-uniform weights and zero biases; on top of that what ``sign_aware_init``,
-    ``input_gain``, ``memory_ms`` and ``base_rate_bias`` ask for.
+    ``input_gain``, ``memory_ms``, ``branch_weight``, ``branch_tau_ms`` and ``base_rate_bias`` ask
+    for. Connections of channels whose sign is not known get random weights.
     """
     generator = torch.Generator().manual_seed(seed)
     stack.reset_parameters(generator)
-    weight = stack.get_parameter("layers.0.weight_ih_l0")
-    if recipe.sign_aware_init:
-        _oppose_inhibition(weight, dataset.channels, generator)
-    weight.mul_(recipe.input_gain)
+    branches = stack.spec.branches
+    if branches is not None:
+        weight = stack.get_parameter("branches.weight")
+        weight.fill_(branches.parameter_of(recipe.branch_weight))
+        unsigned = branches.sign == 0
+        draws = 2 * torch.rand(int(unsigned.sum()), generator=generator) - 1
+        weight[unsigned] = recipe.branch_weight * draws
+        log_tau = math.log(recipe.branch_tau_ms / dataset.dt_ms)
+        stack.get_parameter("branches.log_tau").fill_(log_tau)
+    else:
+        weight = stack.get_parameter("layers.0.weight_ih_l0")
+        if recipe.sign_aware_init:
+            _oppose_inhibition(weight, dataset.channels, generator)
+        weight.mul_(recipe.input_gain)
     if recipe.memory_ms:
         _make_leaky(stack, recipe.memory_ms, dataset.dt_ms, generator)
     if recipe.base_rate_bias:
@@ -75,8 +86,14 @@ def _make_leaky(
     memory each step. Gated units get there through their biases, log(tau - 1) on the gate that
     keeps and its negative on the LSTM's input gate (Tallec and Ollivier 2018, "Can recurrent neural
     networks warp time?", section 3); a vanilla RNN through exp(-1/tau) on the diagonal of otherwise
-    small recurrent weights.
+    small recurrent weights. Layers with time constants of their own get them evenly spaced on a
+    logarithmic scale, from one bin to ``memory_ms``.
     """
+    timed = [p for name, p in stack.layers.named_parameters() if name.endswith("log_tau")]
+    for log_tau in timed:
+        log_tau.copy_(torch.linspace(0, math.log(max(memory_ms / dt_ms, 1)), len(log_tau)))
+    if timed:
+        return
     size = stack.spec.recurrent_sizes[0]
     shortest = max(SHORTEST_MEMORY_MS / dt_ms, 2.0)
     ratio = math.log(max(memory_ms / dt_ms, shortest) / shortest)

@@ -242,7 +242,7 @@ def _sharing(trainers: Sequence[Trainer]) -> list[Sequence[Trainer]]:
         return []
     first = trainers[0]
     stack = first.stack
-    name = stack.provider or default_provider(first.device, arch=stack.spec.arch)
+    name = stack.provider or default_provider(first.device, spec=stack.spec)
     if PROVIDERS[name].shares_launches:
         return [trainers]
     return [[trainer] for trainer in trainers]

@@ -43,7 +43,7 @@ class Console(Reporter):
     def begin(self, trainer: Trainer) -> None:
         config, dataset = trainer.config, trainer.dataset
         name = "the bundled sample" if dataset.is_sample else str(dataset.path)
-        place = f"{trainer.device} ({default_provider(trainer.device, arch=config.spec.arch)})"
+        place = f"{trainer.device} ({default_provider(trainer.device, spec=config.spec)})"
         self.say(
             f"{config.spec.arch} {config.spec.sizes_text} on {name}, {place}, seed {config.seed}\n"
             f"run folder: {trainer.folder.path}\n\n{config.recipe.to_toml()}"

@@ -8,14 +8,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from surrogate.channels import MAX_CHANNELS, Channels
 from surrogate.errors import DataError, UsageError
 from surrogate.files import explain_os_error
 from surrogate.kernels import ARCHITECTURES, StackSpec
+from surrogate.kernels.branches import MAX_BRANCHES, Branches
 from surrogate.stored import parse_toml, read_toml
+from surrogate.training.routing import route
 from surrogate.validated import hint, short, validate, validated
 
 __all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "check_key", "load_recipe"]
@@ -53,15 +58,27 @@ class Recipe:
     head : "recurrent" | "linear"
     voltage_scale_mv, voltage_offset_mv : float
         Soma voltage in mV = second output x scale + offset.
+    input : "dense" | "branches"
+        Whether the first layer sees every channel, or leaky traces on branches, each fed by some of
+        the channels with a signed weight each: :class:`surrogate.kernels.branches.Branches`.
+    branches, branch_synapses, branch_routing
+        Number of branches, and what feeds them; see :func:`surrogate.training.routing.route`.
+    branch_weights : "softplus" | "relu"
+        What makes the weights of excitatory and inhibitory synapses positive and negative.
+    branch_saturation : "tanh" | "none"
+        Of the traces.
+    branch_tau_ms, branch_weight : float
+        Time constant of the traces and size of the weights, to begin with.
     sign_aware_init : bool
         Give a unit's initial weights one sign for excitatory and the other for inhibitory synapses,
         and one size for all synapses of a kind: random weights of single synapses are noise, which
-        a short training cannot unlearn.
+        a short training cannot unlearn. Behind branches it has no effect.
     input_gain : float
-        Factor on the initial input weights.
+        Factor on the initial weights of the channels; behind branches without effect.
     memory_ms : float
         The first layer starts as leaky memories with time constants from 2 ms up to this; 0 leaves
-        biases at zero and recurrent weights Xavier.
+        biases at zero and recurrent weights Xavier. Layers of elm start with time constants from
+        one bin up to this; 0 leaves 150 bins.
     base_rate_bias : bool
         Start the linear head's spike bias at the log odds of the training data's spike rate.
     epochs, windows_per_epoch, batch_size : int
@@ -103,6 +120,14 @@ class Recipe:
     head: Literal["recurrent", "linear"]
     voltage_scale_mv: Scale
     voltage_offset_mv: float
+    input: Literal["dense", "branches"]
+    branches: Annotated[int, Field(ge=1, le=MAX_BRANCHES)]
+    branch_synapses: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+    branch_routing: Literal["overlapping", "place"]
+    branch_weights: Literal["softplus", "relu"]
+    branch_saturation: Literal["tanh", "none"]
+    branch_tau_ms: Annotated[float, Field(ge=1e-3, le=1e6)]
+    branch_weight: Scale
     sign_aware_init: bool
     input_gain: Scale
     memory_ms: Annotated[float, Field(ge=0, le=1e6)]
@@ -182,21 +207,39 @@ class Recipe:
             for key, value in dataclasses.asdict(self).items()
         }
 
-    def stack_spec(self, arch: str, hidden_sizes: Sequence[int], n_inputs: int) -> StackSpec:
-        """The stack with these layers on ``n_inputs`` channels, its head and voltage as here.
+    def stack_spec(
+        self,
+        arch: str,
+        hidden_sizes: Sequence[int],
+        channels: Channels,
+        segments: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    ) -> StackSpec:
+        """The stack with these layers on ``channels``; input stage, head and voltage as here.
+
+        ``segments`` are columns of the segment table, which routing by place needs.
 
         Raises
         ------
         UsageError
             If there is no such stack.
         """
+        branches = None
+        if self.input == "branches":
+            sizes = self.branches, self.branch_synapses
+            branches = Branches(
+                route(self.branch_routing, channels, segments, *sizes),
+                [group.sign for group in channels.groups for _ in range(group.size)],
+                self.branch_weights,
+                self.branch_saturation,
+            )
         return StackSpec(
             arch,
             tuple(hidden_sizes),
-            n_inputs,
+            channels.size,
             self.head,
             self.voltage_scale_mv,
             self.voltage_offset_mv,
+            branches,
         )
 
     def to_toml(self) -> str:

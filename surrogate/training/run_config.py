@@ -76,7 +76,7 @@ class RunConfig:
         sizes = parse_sizes(hidden) if isinstance(hidden, str) else tuple(hidden)
         effective = load_recipe(recipe, arch, settings)
         return cls(
-            spec=effective.stack_spec(arch, sizes, dataset.n_inputs),
+            spec=effective.stack_spec(arch, sizes, dataset.channels, dataset.segments),
             recipe=effective,
             seed=seed,
             labels=labels,  # type: ignore[arg-type]  # validated

@@ -109,6 +109,18 @@ def loss_terms(
     return spike_loss, recipe.voltage_weight * error.square().mean()
 
 
+def _decaying(stack: RecurrentStack) -> list[dict[str, Any]]:
+    """The parameters for AdamW, those apart that weight decay leaves alone.
+
+    Decay pulls weights to zero, which means nothing to time constants.
+    """
+    named = list(stack.named_parameters())
+    weights = [value for name, value in named if not name.endswith("log_tau")]
+    timed = [value for name, value in named if name.endswith("log_tau")]
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    return groups + ([{"params": timed, "weight_decay": 0.0}] if timed else [])
+
+
 class Trainer:
     """One training run, from its first step or from its last checkpoint.
 
@@ -147,7 +159,7 @@ class Trainer:
         self.averaged.load_state_dict(self.stack.state_dict())
         self._average = self.averaged.state_dict()
         self.optimizer = torch.optim.AdamW(
-            self.stack.parameters(),
+            _decaying(self.stack),
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,

@@ -39,6 +39,7 @@ from helpers.brian import (
     random_arrivals,
     random_model,
 )
+from helpers.stacks import irregular_branches
 from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import Level, LocalPeak, RisingEdge, Stochastic, warm_state
 from surrogate.brian_bridge.philox import philox, uniform
@@ -91,6 +92,16 @@ def test_the_cards_rule_is_the_default(recorded) -> None:
     model = random_model(refractory_bins=4)
     expected = model.spike_rule.emit(_logits(model, recorded))
     assert 10 < expected.sum() < expected.size / 4
+    np.testing.assert_array_equal(_spikes(SurrogateNeuron(3, model), recorded), expected)
+
+
+@pytest.mark.parametrize("arch", ["gru", "elm", "elm_silu"])
+def test_cells_behind_branches_emit_what_they_do_offline(recorded, arch) -> None:
+    model = random_model(arch, branches=irregular_branches(INPUTS), head="linear")
+    level = float(np.quantile(_logits(model, recorded), 0.7))
+    model.card.spike_rule = SpikeRule("level", level, 2, "hand")
+    expected = model.spike_rule.emit(_logits(model, recorded))
+    assert expected.sum() > 10
     np.testing.assert_array_equal(_spikes(SurrogateNeuron(3, model), recorded), expected)
 
 
@@ -237,7 +248,8 @@ def test_a_stored_network_goes_on_in_a_new_process(tmp_path) -> None:
         import sys
         import numpy as np
         from brian2 import *
-        from surrogate import SurrogateNeuron
+        from helpers.stacks import irregular_branches
+from surrogate import SurrogateNeuron
 
         prefs.codegen.target = "numpy"
         folder, duration = sys.argv[1], int(sys.argv[2])

@@ -229,7 +229,7 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
     def empty_cache() -> None:
         memory["free"] += memory.pop("kept")
 
-    monkeypatch.setattr(task, "default_provider", lambda device, arch: "triton")
+    monkeypatch.setattr(task, "default_provider", lambda device, spec: "triton")
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (memory["free"], 10**12))
 
@@ -243,7 +243,7 @@ def test_a_gpu_takes_what_its_free_memory_holds(toy_data, tmp_path, monkeypatch)
     assert fitting(1, 4 * 10**8, kept=6 * 10**8) == many  # torch's own, from the task before
     assert fitting(2, 10**9) == pytest.approx(many / 2, abs=1)
     assert task._fitting(one, 100, "cpu", 1) >= 216
-    monkeypatch.setattr(task, "default_provider", lambda device, arch: "torch")
+    monkeypatch.setattr(task, "default_provider", lambda device, spec: "torch")
     assert fitting(1, 10**9) == 1
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from surrogate.channels import Channels
 from surrogate.kernels import SpikeEvents, run_stack
+from surrogate.kernels.branches import Branches
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import Model
 from surrogate.model.spike_rule import SpikeRule
@@ -32,6 +33,7 @@ def random_model(
     inputs: int = INPUTS,
     logit: float | None = None,
     refractory_bins: int = 2,
+    branches: Branches | None = None,
     **card: Any,
 ) -> Model:
     """A model with random weights whose outputs vary with its input.
@@ -39,7 +41,8 @@ def random_model(
     Unless given, the level of its logit is one that three bins in ten exceed.
     """
     generator = torch.Generator().manual_seed(seed)
-    stack = RecurrentStack(arch, sizes, inputs, head, voltage_scale=10.0, voltage_offset=-67.7)
+    scales = {"voltage_scale": 10.0, "voltage_offset": -67.7}
+    stack = RecurrentStack(arch, sizes, inputs, head, branches=branches, **scales)
     for parameter in stack.parameters():
         torch.nn.init.uniform_(parameter, -0.8, 0.8, generator=generator)
     groups = {"excitatory": min(EXCITATORY, inputs)}

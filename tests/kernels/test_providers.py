@@ -6,69 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.kernels import (
-    PROVIDERS,
-    SpikeEvents,
-    StackSpec,
-    cpu,
-    providers,
-    run_models,
-    run_stack,
-)
+from helpers.stacks import EVERY, FAST, poison_buffers, problem, values_and_gradients
+from surrogate.kernels import SpikeEvents, StackSpec, providers, run_models, run_stack
 
 ARCHITECTURES = ("rnn", "gru", "lstm")
-built = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
-# The Triton kernels have suites of their own, for the interpreter and for a GPU.
-EVERY = [
-    pytest.param(name, marks=built if name == "cpu" else ())
-    for name in PROVIDERS
-    if name != "triton"
-]
-FAST = [each for each in EVERY if each.values != ("reference",)]
 _NN = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 
 
 @pytest.fixture(autouse=True)
 def _poisoned_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uninitialised memory holds NaN, so that a value read before it is written shows."""
-
-    def poison(function):
-        def filled(*args, **kwargs):
-            tensor = function(*args, **kwargs)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return filled
-
-    for owner, name in (
-        (torch, "empty"),
-        (torch, "empty_like"),
-        (torch.Tensor, "new_empty"),
-    ):
-        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
-
-
-def _problem(
-    spec: StackSpec, batch: int, steps: int, dtype: torch.dtype = torch.float64, rate: float = 0.3
-) -> tuple[dict[str, Tensor], SpikeEvents, Tensor]:
-    generator = torch.Generator().manual_seed(batch * 1000 + steps)
-    weights = {
-        name: (torch.randn(shape, generator=generator, dtype=dtype) * 0.4).requires_grad_()
-        for name, shape in spec.parameter_shapes().items()
-    }
-    dense = torch.rand(batch, steps, spec.input_size, generator=generator) < rate
-    state = torch.randn(batch, spec.state_size, generator=generator, dtype=dtype)
-    return weights, SpikeEvents.from_dense(dense), state.requires_grad_()
-
-
-def _values_and_gradients(spec, weights, events, state, provider) -> list[Tensor]:
-    """Outputs, final state, and gradients of a random weighting of both."""
-    outputs, final = run_stack(spec, weights, events, state, provider)
-    generator = torch.Generator().manual_seed(7)
-    loss = sum(
-        (part * torch.randn(part.shape, generator=generator, dtype=torch.float64)).sum()
-        for part in (outputs, final)
-    )
-    return [outputs, final, *torch.autograd.grad(loss, [*weights.values(), state])]
+    poison_buffers(monkeypatch)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -78,13 +25,13 @@ def _values_and_gradients(spec, weights, events, state, provider) -> list[Tensor
     [((5, 3, 2), 3, 20), ((7, 2), 1, 1), ((2, 2), 5, 2), ((3, 5, 4, 2, 6, 2), 2, 6)],
 )
 @pytest.mark.parametrize("provider", FAST)
-def test_provider_equals_reference_in_values_and_gradients(
+def test_provider_equals_reference_invalues_and_gradients(
     provider, arch, head, sizes, batch, steps
 ) -> None:
     spec = StackSpec(arch, sizes, input_size=63, head=head)
-    problem = _problem(spec, batch, steps)
-    ours = _values_and_gradients(spec, *problem, provider)
-    theirs = _values_and_gradients(spec, *problem, "reference")
+    given = problem(spec, batch, steps)
+    ours = values_and_gradients(spec, *given, provider)
+    theirs = values_and_gradients(spec, *given, "reference")
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
@@ -93,12 +40,12 @@ def test_provider_equals_reference_in_values_and_gradients(
 @pytest.mark.parametrize("provider", FAST)
 def test_provider_in_float32_stays_within_rounding_of_float64(provider, arch) -> None:
     spec = StackSpec(arch, (32, 16, 2), input_size=127)
-    weights, events, state = _problem(spec, 5, 50, torch.float64, rate=0.05)
+    weights, events, state = problem(spec, 5, 50, torch.float64, rate=0.05)
     # Small weights: a chaotic recurrence would amplify rounding in any implementation.
     weights = {name: (value.detach() / 4).requires_grad_() for name, value in weights.items()}
-    exact = _values_and_gradients(spec, weights, events, state, "reference")
+    exact = values_and_gradients(spec, weights, events, state, "reference")
     single = {name: value.detach().float().requires_grad_() for name, value in weights.items()}
-    rounded = _values_and_gradients(
+    rounded = values_and_gradients(
         spec, single, events, state.detach().float().requires_grad_(), provider
     )
     for a, b in zip(rounded, exact, strict=True):
@@ -109,7 +56,7 @@ def test_provider_in_float32_stays_within_rounding_of_float64(provider, arch) ->
 @pytest.mark.parametrize("provider", EVERY)
 def test_provider_equals_torch_nn_layer_by_layer(provider, arch) -> None:
     spec = StackSpec(arch, (6, 4, 2), input_size=31)
-    weights, events, state = _problem(spec, 3, 11)
+    weights, events, state = problem(spec, 3, 11)
     outputs, final = run_stack(spec, weights, events, state, provider)
     x, parts = events.to_dense(31, torch.float64), []
     for layer, (size, at) in enumerate(zip((6, 4, 2), spec.state_slices, strict=True)):
@@ -129,7 +76,7 @@ def test_provider_equals_torch_nn_layer_by_layer(provider, arch) -> None:
 @pytest.mark.parametrize("provider", FAST)
 def test_gradients_pass_gradcheck(provider, arch) -> None:
     spec = StackSpec(arch, (3, 2), input_size=5, head="linear")
-    weights, events, state = _problem(spec, 2, 4)
+    weights, events, state = problem(spec, 2, 4)
     names = list(weights)
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +90,7 @@ def test_gradients_pass_gradcheck(provider, arch) -> None:
 @pytest.mark.parametrize("provider", EVERY)
 def test_chunks_with_carried_state_equal_the_whole(provider, arch) -> None:
     spec = StackSpec(arch, (5, 3, 2), input_size=17)
-    weights, events, state = _problem(spec, 3, 13)
+    weights, events, state = problem(spec, 3, 13)
     whole, final = run_stack(spec, weights, events, state, provider)
     parts = []
     for start, stop in ((0, 1), (1, 6), (6, 13)):
@@ -158,9 +105,9 @@ def test_chunks_with_carried_state_equal_the_whole(provider, arch) -> None:
 @pytest.mark.parametrize("provider", EVERY)
 def test_input_without_any_spike_runs_and_has_zero_input_gradients(provider) -> None:
     spec = StackSpec("lstm", (3, 2), input_size=9)
-    weights, _, state = _problem(spec, 2, 5)
+    weights, _, state = problem(spec, 2, 5)
     silent = SpikeEvents.from_dense(torch.zeros(2, 5, 9))
-    outputs, _, *gradients = _values_and_gradients(spec, weights, silent, state, provider)
+    outputs, _, *gradients = values_and_gradients(spec, weights, silent, state, provider)
     assert outputs.isfinite().all()
     assert (gradients[0] == 0).all()
     assert gradients[1].abs().sum() > 0
@@ -169,15 +116,15 @@ def test_input_without_any_spike_runs_and_has_zero_input_gradients(provider) -> 
 @pytest.mark.parametrize("provider", FAST)
 def test_two_runs_give_bit_equal_gradients(provider) -> None:
     spec = StackSpec("gru", (16, 2), input_size=200)
-    problem = _problem(spec, 8, 40, torch.float32, rate=0.1)
-    once = _values_and_gradients(spec, *problem, provider)
-    again = _values_and_gradients(spec, *problem, provider)
+    given = problem(spec, 8, 40, torch.float32, rate=0.1)
+    once = values_and_gradients(spec, *given, provider)
+    again = values_and_gradients(spec, *given, provider)
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
 def test_run_stack_refuses_shapes_that_do_not_fit() -> None:
     spec = StackSpec("rnn", (3, 2), input_size=9)
-    weights, events, _ = _problem(spec, 2, 5)
+    weights, events, _ = problem(spec, 2, 5)
     with pytest.raises(ValueError, match=r"state has shape \(2, 4\), expected \(2, 5\)"):
         run_stack(spec, weights, events, torch.zeros(2, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match="unknown provider 'cudnn'"):
@@ -275,7 +222,7 @@ def test_a_device_without_kernels_falls_back_to_torch_and_says_so_once(capsys) -
 
 def test_triton_kernels_asked_for_where_they_cannot_run_say_why() -> None:
     spec = StackSpec("rnn", (3, 2), input_size=9)
-    weights, events, _ = _problem(spec, 2, 5)
+    weights, events, _ = problem(spec, 2, 5)
     with pytest.raises(ValueError, match="the Triton kernels cannot run this stack"):
         run_stack(spec, weights, events, provider="triton")
 
@@ -287,13 +234,13 @@ def test_models_give_what_each_gives_alone(provider, arch, shared) -> None:
     spec = StackSpec(
         arch, (5, 3, 2), input_size=31, head="linear" if arch == "gru" else "recurrent"
     )
-    problems = [_problem(spec, 3, steps) for steps in (7, 8)]
-    events = [problem[1].slice_steps(0, 7) for problem in problems]
+    problems = [problem(spec, 3, steps) for steps in (7, 8)]
+    events = [events.slice_steps(0, 7) for _, events, _ in problems]
     weights = {
         name: torch.stack([given[name] for given, *_ in problems])
         for name in spec.parameter_shapes()
     }
-    state = torch.stack([problem[2] for problem in problems])
+    state = torch.stack([start for *_, start in problems])
     seen = events[0] if shared else SpikeEvents.concatenate(events)
     outputs, final = run_models(spec, weights, seen, state, provider)
     generator = torch.Generator().manual_seed(7)

@@ -66,7 +66,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("head", ["recurrent", "linear"])
-@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("arch", ["rnn", "gru", "lstm", "elm"])
 def test_what_is_saved_comes_back(tmp_path, arch, head) -> None:
     stack = _stack(arch, head)
     save(tmp_path / "m.safetensors", stack, _card(stack))

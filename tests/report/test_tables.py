@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from surrogate.channels import Channels
 from surrogate.grid.experiment import Experiment
 from surrogate.kernels import StackSpec
 from surrogate.report import blog
@@ -19,7 +20,7 @@ from surrogate.training.recipe import load_recipe
 
 def _run(arch: str, sizes: Sequence[int], auc: float | None, unstable: bool = False, seed: int = 0):
     recipe = load_recipe("blog", arch, {})
-    spec = recipe.stack_spec(arch, sizes, 1278)
+    spec = recipe.stack_spec(arch, sizes, Channels.of(excitatory=639, inhibitory=639))
     experiment = Experiment(spec, recipe, seed, "exact", None, "0" * 64, False)
     reason = "it fell back" if unstable else None
     scores = {} if auc is None else {"roc_auc": auc}
