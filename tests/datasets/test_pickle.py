@@ -6,13 +6,9 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import pickle
 import pickletools
 import struct
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,6 @@ import pytest
 from surrogate.datasets.sources.detect import open_source
 from surrogate.datasets.sources.l5pc_hdf5 import L5pcFile
 from surrogate.datasets.sources.l5pc_pickle import PickleFile
-from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
 from surrogate.datasets.sources.pickles import _INSTRUCTIONS, PickledArray, _Machine
 from surrogate.datasets.sources.pickles import load_pickle as load_pickle_of
 from surrogate.datasets.trial import Trial
@@ -31,7 +26,7 @@ from surrogate.errors import DataError
 
 
 def load_pickle(stream: io.BytesIO) -> Any:
-    return load_pickle_of(stream, 1 << 26)
+    return load_pickle_of(stream, 1 << 20)
 
 
 def trials_of(path: Path) -> list[Trial]:
@@ -64,7 +59,7 @@ def python2_numbers(values: np.ndarray, first_memo: int = 400) -> bytes:
     return text + records
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_python_s_pickle_gives_the_same_trials(
     public_content: dict[str, Any], tmp_path: Path, protocol: int
 ) -> None:
@@ -164,7 +159,7 @@ def test_runs_of_python_2_numbers_are_read_at_once_and_as_pickle_reads_them(dtyp
     *_, mine = machine.run()
     assert mine == [*values.tolist(), values[6].item()]
     assert mine == pickle.loads(text, encoding="latin1")[-1]
-    assert machine._objects < 20
+    assert machine._run_numbers == 1000
 
 
 def test_a_run_of_numbers_across_the_end_of_the_buffer_is_read(
@@ -178,160 +173,20 @@ def test_a_run_of_numbers_across_the_end_of_the_buffer_is_read(
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "|b1", "<i4", ">u2", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays_of_every_numeric_type_and_order_are_read(dtype: str, order: Any) -> None:
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_of_every_numeric_type_and_order_are_read(
+    dtype: str, order: Any, protocol: int
+) -> None:
     array = np.arange(24).reshape(2, 3, 4).astype(dtype, order=order)
-    read = load_pickle(io.BytesIO(pickle.dumps(array, protocol=2)))
+    read = load_pickle(io.BytesIO(pickle.dumps(array, protocol=protocol)))
     assert isinstance(read, PickledArray)
     np.testing.assert_array_equal(read.array, array)
-
-
-class Runs:
-    """Pickles as a call of ``function(*arguments)``."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize(
-    ("function", "name"), [(os.system, "system"), (eval, "eval"), (subprocess.Popen, "Popen")]
-)
-def test_a_pickle_that_runs_code_runs_nothing_and_is_refused_by_name(
-    public_content: dict[str, Any],
-    tmp_path: Path,
-    protocol: int,
-    function: Callable[..., Any],
-    name: str,
-) -> None:
-    proof = tmp_path / "proof"
-    command = f"open({str(proof)!r}, 'w')" if function is eval else f"touch '{proof}'"
-    content = Runs(function, command) if protocol == 0 else {"Params": Runs(function, command)}
-    path = tmp_path / "p"
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(DataError, match=rf"\.{name}|instruction") as caught:
-        open_source(path)
-    assert str(caught.value).startswith(str(path))
-    assert not proof.exists()
-    if protocol >= 2:
-        assert f".{name}" in str(caught.value)
-
-
-# A tuple that holds itself twice, forty levels deep: its text would have 2^40 items.
-SHARED = b")" + b"".join(b"r" + struct.pack("<I", n) + b"j" + struct.pack("<I", n) + b"\x86"
-                         for n in range(40))  # fmt: skip
-ARRAY = (
-    b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    b"(K\x01%scnumpy\ndtype\nU\x02f8K\x00K\x01\x87R\x89U\x00tb."
-)
-
-HOSTILE = {
-    "type given as a shared tuple": b"\x80\x02cnumpy\ndtype\n" + SHARED + b"K\x00K\x01\x87R.",
-    "shape of shared tuples": ARRAY % (SHARED + b"\x85"),
-    "encode called with a tuple": b"\x80\x02c_codecs\nencode\n" + SHARED + b"U\x06latin1\x86R.",
-    "encoding given as a tuple": b"\x80\x02c_codecs\nencode\nU\x01a" + SHARED + b"\x86R.",
-    "encode called with a number": b"\x80\x02c_codecs\nencode\nK\x05X\x06\x00\x00\x00latin1\x86R.",
-    "bytes called with a number": b"\x80\x02c__builtin__\nbytes\nK\x05\x85R.",
-    "module named by a tuple": b"\x80\x04" + SHARED + b"\x8c\x01a\x93.",
-    "order given as a shared tuple": (
-        b"\x80\x02cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03" + SHARED + b"NNNK\x01K\x01K\x00tb."
-    ),
-    "keys whose hashes collide": (
-        b"\x80\x02}("
-        + b"".join(
-            b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(1, 40_000)
-        )
-        + b"u."
-    ),
-    "thousands of marks": b"\x80\x02" + b"(" * 60_000,
-    "thousands of lists": b"\x80\x02" + b"]" * 60_000,
-    "thousands of memo entries": b"\x80\x04N" + b"\x94" * 60_000,
-    "getattr on an admitted module": b"\x80\x02cnumpy.core.multiarray\nload\n.",
-    "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0cndarray.dump\x93.",
-    "another module's admitted name": b"\x80\x02cbuiltins\nscalar\n.",
-    "persistent id": b"\x80\x02U\x01aQ.",
-    "extension": b"\x80\x02\x82\x01.",
-    "instance by name": b"(ios\nsystem\n.",
-    "object from class": b"(cnumpy\nndarray\no.",
-    "new object": b"\x80\x02cnumpy\nndarray\n)\x81.",
-    "ndarray called with a shape": b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R.",
-    "state of a dictionary": b"\x80\x02}}b.",
-    "state of a name": b"\x80\x02cnumpy\nndarray\n}b.",
-    "object array": b"\x80\x02cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R.",
-    "structured type": b"\x80\x02cnumpy\ndtype\nU\x02V8K\x00K\x01\x87R.",
-    "string of 2 GB": b"\x80\x02T\xff\xff\xff\x7fabc",
-    "string of negative length": b"\x80\x02T\xff\xff\xff\xffabc",
-    "unicode of 4 GB": b"\x80\x02X\xff\xff\xff\xffabc",
-    "memo of nothing": b"\x80\x02q\x00.",
-    "memo never written": b"\x80\x02j\xff\xff\xff\xff.",
-    "huge memo": b"\x80\x02Nr\xff\xff\xff\xff0.",
-    "empty stack": b"\x80\x02R.",
-    "no stop": b"\x80\x02}",
-    "two results": b"\x80\x02NN.",
-    "nothing": b"\x80\x02.",
-    "dictionary key that is a list": b"\x80\x02}]Ns.",
-    "dictionary key that is a tuple": b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"Ns.",
-    "append to a number": b"\x80\x02K\x01K\x02a.",
-    "name without end": b"\x80\x02c" + b"a" * 10_000,
-    "array larger than its bytes": (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01J\xff\xff\xff\x0fJ\xff\xff\xff\x0f\x86cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R\x89U\x00tb."
-    ),
-    "array of negative shape": (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01J\xff\xff\xff\xff\x85cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R\x89U\x00tb."
-    ),
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_pickle_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No other of these holds so many.
-    monkeypatch.setattr("surrogate.datasets.sources.pickles._MAX_OBJECTS", 50_000)
-    begun = time.process_time()
-    with pytest.raises(UnsafePickleError) as caught:
-        load_pickle(io.BytesIO(HOSTILE[what]))
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 250
-    # Refusing takes a second at most; what is hidden in these would take minutes or for ever.
-    assert time.process_time() - begun < 20
-
-
-def test_what_unpacks_to_much_more_than_a_data_file_is_refused() -> None:
-    with pytest.raises(UnsafePickleError, match="more than 1000 bytes"):
-        load_pickle_of(io.BytesIO(b"\x80\x02" + b"N" * (1 << 22)), 1000)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("content", [b"", b"a\xff"])
 def test_bytes_are_read_as_every_protocol_writes_them(protocol: int, content: bytes) -> None:
     assert load_pickle(io.BytesIO(pickle.dumps(content, protocol=protocol))) == content
-
-
-@pytest.mark.parametrize("what", ["nested lists", "nested tuples", "a list in itself"])
-def test_deep_nesting_neither_crashes_nor_hangs(tmp_path: Path, what: str) -> None:
-    value = {
-        "nested lists": b"]" * 200_000 + b"a" * 199_999,
-        "nested tuples": b")" + b"\x85" * 200_000,
-        "a list in itself": b"]q\x00h\x00ah\x00a",
-    }[what]
-    path = tmp_path / "deep"
-    path.write_bytes(
-        b"\x80\x02}(U\x06Params}U\x0fallSegmentsType" + value + b"sU\x07Results}U\x1b"
-        b"listOfSingleSimulationDicts]Nasu."
-    )
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from surrogate.datasets.sources.detect import open_source\n"
-        "try: open_source(Path(sys.argv[1]))\n"
-        "except Exception as error: print(type(error).__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, path], capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "DataError")
 
 
 def change_trial(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -353,7 +208,7 @@ def change_parameter(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda content: content.pop("Params"), "Params of type NoneType"),
         (lambda content: content.pop("Results"), "Results of type NoneType"),
-        (lambda c: c["Results"].update(listOfSingleSimulationDicts=[]), "no trial"),
+        (lambda c: c["Results"].update(listOfSingleSimulationDicts=[]), "0 trials"),
         (lambda c: c["Results"].update(listOfSingleSimulationDicts=[3]), "trial 0 has no"),
         (change_parameter("allSegmentsType", ["basal"] * 3), "4 rows, expected 3"),
         (change_parameter("allSegmentsType", []), "0 segments"),
@@ -389,19 +244,6 @@ def test_a_field_of_another_form_is_named(
         trials_of(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("compress", [lzma.compress, gzip.compress, bz2.compress])
-def test_damaged_compression_is_refused(
-    public_content: dict[str, Any], tmp_path: Path, compress: Callable[[bytes], bytes]
-) -> None:
-    packed = compress(pickle.dumps(public_content, protocol=2))
-    damaged = bytearray(packed)
-    damaged[len(packed) // 2] ^= 0xFF
-    for content in (packed[: len(packed) // 2], packed[:12], bytes(damaged)):
-        (tmp_path / "p").write_bytes(content)
-        with pytest.raises(DataError):
-            list(open_source(tmp_path / "p"))
 
 
 def test_the_instructions_of_python_2_are_all_known() -> None:

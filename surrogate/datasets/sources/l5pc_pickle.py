@@ -16,8 +16,9 @@ import numpy as np
 from surrogate.channels import MAX_CHANNELS
 from surrogate.datasets.layout import MAX_STEPS
 from surrogate.datasets.sources.l5pc import l5pc_header
-from surrogate.datasets.sources.pickle_bytes import UnsafePickleError
-from surrogate.datasets.sources.pickles import PickledArray, load_pickle
+from surrogate.datasets.sources.pickle_bytes import UnsafePickleError, most_unpacked
+from surrogate.datasets.sources.pickle_numpy import PickledArray
+from surrogate.datasets.sources.pickles import load_pickle
 from surrogate.datasets.spike_times import recover_spike_times
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
@@ -26,8 +27,9 @@ from surrogate.files import check_is_file, explain_os_error
 __all__ = ["DAMAGED", "PickleFile", "looks_like_pickle", "open_compressed"]
 
 _MAGIC = ((b"\xfd7zXZ\x00", lzma.open), (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
-# A public pickle shrinks to a tenth; one that unpacks to much more would exhaust the memory.
-_LEAST_BYTES, _RATIO = 1 << 26, 60
+#: A public file has 128 trials, of 100,000 input spikes each.
+_MOST_TRIALS, _MOST_EVENTS = 1 << 14, 1 << 22
+_MOST_LETTERS = 64
 #: What reading a damaged compressed file may raise.
 DAMAGED = (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile)
 
@@ -62,12 +64,14 @@ class PickleFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Each number of the file takes a byte; more is the same one fetched again.
+        self._numbers_left = most_unpacked(path.stat().st_size)
         content = self._load()
         parameters = self._field(content, "Params", dict, "the file")
         results = self._field(content, "Results", dict, "the file")
         self._trials = self._field(results, "listOfSingleSimulationDicts", list, "Results")
-        if not self._trials:
-            self._fail("holds no trial")
+        if not 0 < len(self._trials) <= _MOST_TRIALS:
+            self._fail(f"holds {len(self._trials)} trials, expected 1 to {_MOST_TRIALS}")
         segments = self._segments(parameters)
         seed = parameters.get("randomSeed", -1)
         self._seed = seed if isinstance(seed, int) and abs(seed) < 2**62 else -1
@@ -77,8 +81,8 @@ class PickleFile:
         self.header = l5pc_header(path, n_steps, segments)
         self.description = {
             "kind": "pickle",
-            "excitatory_synapses": str(parameters.get("excitatorySynapseType", "")),
-            "inhibitory_synapses": str(parameters.get("inhibitorySynapseType", "")),
+            "excitatory_synapses": self._label(parameters, "excitatorySynapseType"),
+            "inhibitory_synapses": self._label(parameters, "inhibitorySynapseType"),
         }
 
     def close(self) -> None:
@@ -94,9 +98,8 @@ class PickleFile:
 
     def _load(self) -> dict[str, Any]:
         try:
-            size = self.path.stat().st_size
             with open_compressed(self.path) as stream:
-                content = load_pickle(stream, max(_LEAST_BYTES, _RATIO * size))
+                content = load_pickle(stream, self.path.stat().st_size)
         except UnsafePickleError as error:
             raise DataError(
                 f"{self.path}: refused: the pickle {error}; nothing was run. "
@@ -123,6 +126,12 @@ class PickleFile:
             )
         return value
 
+    def _label(self, parameters: dict[str, Any], name: str) -> str:
+        value = parameters.get(name, "")
+        if not _is_label(value):
+            self._fail(f"Params.{name} is no name of at most {_MOST_LETTERS} characters")
+        return value
+
     def _array(self, value: Any, what: str) -> np.ndarray:
         """A list or array of real, finite numbers as a one-dimensional array."""
         if isinstance(value, PickledArray):
@@ -138,6 +147,9 @@ class PickleFile:
             self._fail(f"{what} is not a list of numbers")
         if not np.isfinite(array).all():
             self._fail(f"{what} holds NaN or infinite values")
+        self._numbers_left -= array.size
+        if self._numbers_left < 0:
+            self._fail(f"{what} brings more numbers than fit the file: the same ones many times")
         return array
 
     def _numbers(self, trial: Any, name: str, index: int) -> np.ndarray:
@@ -147,12 +159,8 @@ class PickleFile:
 
     def _segments(self, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
         types = self._field(parameters, "allSegmentsType", list, "Params")
-        if (
-            not types
-            or len(types) > MAX_CHANNELS // 2
-            or not all(isinstance(t, str) for t in types)
-        ):
-            self._fail(f"Params.allSegmentsType lists {len(types)} segments")
+        if not types or len(types) > MAX_CHANNELS // 2 or not all(map(_is_label, types)):
+            self._fail(f"Params.allSegmentsType lists {len(types)} segments, or not their types")
         table: dict[str, np.ndarray] = {"type": np.array(types)}
         for column, name, dtype in (
             ("length_um", "allSegmentsLength", np.float64),
@@ -194,7 +202,7 @@ class PickleFile:
 
     def _events(self, trial: dict[str, Any], index: int) -> tuple[np.ndarray, np.ndarray]:
         """Channels and times in ms of all input spikes; a segment without spikes is absent."""
-        times, channels = [np.zeros(0)], [np.zeros(0, np.int64)]
+        times, channels, n_events = [np.zeros(0)], [np.zeros(0, np.int64)], 0
         n_segments = self.header.n_inputs // 2
         for offset, name in ((0, "exInputSpikeTimes"), (n_segments, "inhInputSpikeTimes")):
             for segment, spikes in self._field(trial, name, dict, f"trial {index}").items():
@@ -209,6 +217,9 @@ class PickleFile:
                         f"{name} of trial {index} spans {time.min()}..{time.max()} ms, "
                         f"expected 0 to below {self.header.n_steps}"
                     )
+                n_events += time.size
+                if n_events > _MOST_EVENTS:
+                    self._fail(f"trial {index} has more than {_MOST_EVENTS} input spikes")
                 times.append(time)
                 channels.append(np.full(time.size, offset + segment))
         return np.concatenate(times), np.concatenate(channels)
@@ -226,3 +237,7 @@ class PickleFile:
                 f"expected a multiple of {self.header.n_steps}"
             )
         return recover_spike_times(voltage, samples, listed)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _MOST_LETTERS

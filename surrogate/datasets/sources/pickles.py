@@ -2,13 +2,13 @@
 
 A pickle is a program. This module interprets only the instructions that dictionaries, lists,
 numbers, strings and numeric NumPy arrays need; it imports and calls nothing that the file names.
-The names below are mapped to objects of this module; any other name is refused.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import sys
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -16,60 +16,37 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from surrogate.datasets.sources.pickle_bytes import PickleBytes, UnsafePickleError
+from surrogate.datasets.sources.pickle_numpy import (
+    ADMITTED,
+    SCALAR,
+    DType,
+    PickledArray,
+    Refused,
+    call,
+    set_state,
+)
 
-__all__ = ["PickledArray", "load_pickle"]
+__all__ = ["load_pickle"]
 
-_MAX_STRING = 1 << 28
-#: Containers, strings and memo entries: a public file of 128 trials has some 300,000.
-_MAX_OBJECTS = 4_000_000
 #: Strings up to this length become str; longer ones are the contents of arrays.
 _SHORT = 4096
 
-
-class _Name:
-    """One of the admitted names; a marker, not the object of that name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class _DType:
-    """A numeric NumPy type; a second instruction sets its byte order."""
-
-    def __init__(self, dtype: np.dtype) -> None:
-        self.dtype = dtype
-
-
-class PickledArray:
-    """A numeric NumPy array; ``array`` is None until its contents have been read."""
-
-    def __init__(self) -> None:
-        self.array: np.ndarray | None = None
-
-
-_RECONSTRUCT, _SCALAR = _Name("_reconstruct"), _Name("scalar")
-_NDARRAY, _DTYPE, _ENCODE = _Name("ndarray"), _Name("dtype"), _Name("encode")
-_BYTES = _Name("bytes")
-_ADMITTED = {
-    "numpy.core.multiarray _reconstruct": _RECONSTRUCT,
-    "numpy._core.multiarray _reconstruct": _RECONSTRUCT,
-    "numpy.core.multiarray scalar": _SCALAR,
-    "numpy._core.multiarray scalar": _SCALAR,
-    "numpy ndarray": _NDARRAY,
-    "numpy dtype": _DTYPE,
-    "_codecs encode": _ENCODE,
-    # How Python 3 writes an empty string of bytes in protocol 2.
-    "__builtin__ bytes": _BYTES,
-}
 
 # 8-byte NumPy numbers as Python 2 writes them: two memo look-ups (`scalar` and its type), the
 # bytes, and three memo entries. They are 95 % of a public file.
 _NUMBER = re.compile(rb"(?s)(h.|j.{4})(h.|j.{4})U\x08.{8}r.{4}\x86r.{4}Rr.{4}")
 _RUN = 128
+#: Runs shorter than this take longer than their numbers one by one.
+_WORTHWHILE = 8
+#: What a place on the stack and then in a list takes, and an entry of a dictionary, while it grows.
+_PLACE, _ENTRY = 32, 100
+#: Instructions of protocols 0 and 1 only.
+_TEXT = b"IFLSVpgld0"
 
 
-def load_pickle(stream: BinaryIO, most_bytes: int) -> Any:
-    """The object in ``stream``, made of plain Python values and :class:`PickledArray`.
+def load_pickle(stream: BinaryIO, file_bytes: int) -> Any:
+    """The object in ``stream``, of plain Python values and
+    :class:`~surrogate.datasets.sources.pickle_numpy.PickledArray`.
 
     NumPy scalars become Python numbers; strings of Python 2 are decoded as Latin-1.
 
@@ -77,18 +54,20 @@ def load_pickle(stream: BinaryIO, most_bytes: int) -> Any:
     ----------
     stream : binary file
         Decompressed.
-    most_bytes : int
-        A longer pickle is refused.
+    file_bytes : int
+        Size of the file that it comes from, which limits its own and that of its values.
 
     Raises
     ------
     UnsafePickleError
         If the pickle is damaged, names anything but the few NumPy names that numeric arrays need,
-        or is larger or more deeply nested than a data file.
+        or is larger than a data file, as it lies or in memory.
     """
-    machine = _Machine(stream, most_bytes)
+    machine = _Machine(stream, file_bytes)
     try:
         return machine.run()
+    except Refused as error:
+        raise UnsafePickleError(f"byte {machine.offset} asks for {error}") from None
     except (
         LookupError,
         TypeError,
@@ -106,14 +85,14 @@ def load_pickle(stream: BinaryIO, most_bytes: int) -> Any:
 class _Machine(PickleBytes):
     """The stack machine of the pickle format, reduced to the instructions for data."""
 
-    def __init__(self, stream: BinaryIO, most_bytes: int) -> None:
-        super().__init__(stream, most_bytes)
+    def __init__(self, stream: BinaryIO, file_bytes: int) -> None:
+        super().__init__(stream, file_bytes)
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._run_starts: list[int] = []
         self._run_values: list[np.ndarray] = []
-        self._objects = 0
+        self._run_attempts = self._run_numbers = 0
         # One object per small number instead of one per occurrence.
         self._numbers = list(range(1 << 14))
 
@@ -126,23 +105,25 @@ class _Machine(PickleBytes):
                 return result
             instruction = instructions.get(code)
             if instruction is None:
-                self._refuse(f"instruction {bytes([code])!r}, which no data file needs")
+                cure = "; save it with protocol 2 or later" if code in _TEXT else ""
+                self._refuse(f"instruction {bytes([code])!r}, which no data file needs{cure}")
             instruction(self)
 
     def _number(self, layout: struct.Struct) -> Any:
         return layout.unpack(self._take(layout.size))[0]
 
-    def _count(self) -> None:
-        self._objects += 1
-        if self._objects > _MAX_OBJECTS:
-            self._refuse(f"more than {_MAX_OBJECTS} objects")
+    def _push(self, value: Any) -> None:
+        """Push a new object."""
+        self._memory += sys.getsizeof(value) + _PLACE
+        self._stack.append(value)
 
-    def _push_new(self, value: Any) -> None:
-        self._count()
+    def _push_known(self, value: Any) -> None:
+        """Push an object that exists already."""
+        self._memory += _PLACE
         self._stack.append(value)
 
     def _mark(self) -> None:
-        self._count()
+        self._memory += 2 * _PLACE
         self._marks.append(len(self._stack))
 
     def _pop_mark(self) -> list[Any]:
@@ -152,21 +133,21 @@ class _Machine(PickleBytes):
         return items
 
     def _push_string(self, size: int, encoding: str) -> None:
-        if not 0 <= size <= _MAX_STRING:
-            self._refuse(f"a string of {size} bytes")
+        # Read in pieces, joined, cut out, and decoded to up to four bytes a character.
+        self._require_memory(4 * size if size >= 0 else sys.maxsize)
         raw = self._take(size)
         keep = encoding == "bytes" or (encoding == "latin-1" and size > _SHORT)
-        self._push_new(raw if keep else raw.decode(encoding))
+        self._push(raw if keep else raw.decode(encoding))
 
     def _put(self, index: int) -> None:
         if not self._stack:
             self._refuse("a memo of nothing")
-        self._count()
+        self._memory += _ENTRY
         self._memo[index] = self._stack[-1]
 
     def _get(self, index: int) -> None:
         if index in self._memo:
-            self._stack.append(self._memo[index])
+            self._push_known(self._memo[index])
             return
         at = bisect_right(self._run_starts, index) - 1
         offset = index - self._run_starts[at] if at >= 0 else -1
@@ -174,7 +155,7 @@ class _Machine(PickleBytes):
             self._refuse(f"memo {index}, which was never written")
         if offset % 3 != 2:
             self._refuse("the bytes of a number")
-        self._stack.append(self._run_values[at][offset // 3].item())
+        self._push(self._run_values[at][offset // 3].item())
 
     def _read_get(self, layout: struct.Struct) -> None:
         if self._read_numbers():
@@ -186,17 +167,20 @@ class _Machine(PickleBytes):
 
         The instruction's first byte has been consumed already.
         """
+        if self._run_attempts * _WORTHWHILE > self._run_numbers + 10_000:
+            return False
         start = self._position - 1
         match = _NUMBER.match(self._buffer, start)
         if match is None:
             return False
         names = [self._memo.get(int.from_bytes(match[i][1:], "little")) for i in (1, 2)]
-        if names[0] is not _SCALAR or not isinstance(names[1], _DType):
+        if names[0] is not SCALAR or not isinstance(names[1], DType):
             return False
         dtype = names[1].dtype
         length = match.end() - start
         if dtype.kind not in "iuf" or dtype.itemsize != 8:
             return False
+        self._run_attempts += 1
         fits = min(_RUN, (len(self._buffer) - start) // length)
         records = np.frombuffer(self._buffer, np.uint8, fits * length, start).reshape(fits, length)
         first, count = self._leading_run(records)
@@ -207,6 +191,8 @@ class _Machine(PickleBytes):
         self._run_starts.append(first)
         self._run_values.append(values)
         self._position = start + count * length
+        self._run_numbers += count
+        self._memory += 2 * _ENTRY + 2 * _PLACE * count
         self._stack.extend(self._shared(values))
         return True
 
@@ -264,13 +250,14 @@ class _Machine(PickleBytes):
         # can be chosen so that all their hashes collide.
         if not all(type(key) is str or (type(key) is int and abs(key) < 2**31) for key in keys):
             self._refuse("a dictionary key that is neither a string nor a small whole number")
+        self._memory += _ENTRY * len(keys)
         target.update(zip(keys, items[1::2], strict=True))
 
-    def _global(self, module: Any, name: Any) -> None:
-        found = _ADMITTED.get(f"{module} {name}")
+    def _global(self, module: str, name: str) -> None:
+        found = ADMITTED.get(f"{module} {name}")
         if found is None:
-            self._refuse(f"{str(module)[:80]}.{str(name)[:80]}, which no data file needs")
-        self._stack.append(found)
+            self._refuse(f"{module[:80]}.{name[:80]}, which no data file needs")
+        self._push_known(found)
 
     def _stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
@@ -280,73 +267,13 @@ class _Machine(PickleBytes):
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if type(arguments) is not tuple or not isinstance(function, _Name):
-            self._refuse(f"a call of a {type(function).__name__}")
-        if function is _SCALAR:
-            dtype, content = arguments
-            self._push_new(self._scalar(dtype, content))
-        elif function is _DTYPE:
-            self._push_new(_DType(self._numeric(arguments[0])))
-        elif function is _RECONSTRUCT and arguments[0] is _NDARRAY:
-            self._push_new(PickledArray())
-        elif function is _ENCODE and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
-            self._push_new(self._raw(arguments[0]))
-        elif function is _BYTES and not arguments:
-            self._push_new(b"")
-        else:
-            self._refuse(f"a call of {function.name} with unknown arguments")
-
-    def _numeric(self, name: Any) -> np.dtype:
-        if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", name):
-            self._refuse(f"arrays of type {_short(name)}; only numbers are data")
-        return np.dtype(name)
-
-    def _scalar(self, dtype: Any, content: Any) -> Any:
-        if not isinstance(dtype, _DType):
-            self._refuse("a number without a type")
-        (value,) = np.frombuffer(self._raw(content), dtype.dtype)
-        return value.item()
+        self._push(call(function, arguments))
 
     def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
-        if type(state) is not tuple:
-            self._refuse(f"a state of type {type(state).__name__}")
-        if isinstance(target, _DType):
-            _, order, *fields = state
-            if order not in ("<", ">", "|", "=") or any(field is not None for field in fields[:3]):
-                self._refuse("a structured type; only numbers are data")
-            target.dtype = target.dtype.newbyteorder(order)
-        elif isinstance(target, PickledArray):
-            target.array = self._array(*state)
-        else:
-            self._refuse(f"setting the state of a {type(target).__name__}")
-
-    def _array(
-        self, version: Any, shape: Any, dtype: Any, fortran: Any, content: Any
-    ) -> np.ndarray:
-        if not isinstance(dtype, _DType) or type(shape) is not tuple or len(shape) > 8:
-            self._refuse("an array without type or shape")
-        if not all(type(n) is int and 0 <= n <= _MAX_STRING for n in shape):
-            self._refuse(f"an array of shape ({', '.join(map(_short, shape))})")
-        raw = self._raw(content)
-        size = dtype.dtype.itemsize
-        for n in shape:
-            size *= n
-        if size != len(raw):
-            self._refuse(f"an array of {size} bytes out of {len(raw)}")
-        return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
-
-    def _raw(self, content: Any) -> bytes:
-        """The bytes of a string as either Python writes them."""
-        if not isinstance(content, bytes | str):
-            self._refuse(f"the bytes of a {type(content).__name__}")
-        return content if isinstance(content, bytes) else content.encode("latin-1")
-
-
-def _short(value: Any) -> str:
-    """For messages. Of containers only the type, because one may contain itself."""
-    simple = isinstance(value, str | int | float | bytes)
-    return repr(value)[:40] if simple else f"a {type(value).__name__}"
+        set_state(target, state)
+        if isinstance(target, PickledArray) and type(state[-1]) is str:  # copied to bytes
+            self._memory += len(state[-1])
 
 
 _U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
@@ -359,14 +286,14 @@ def _tuple_of(count: int) -> Callable[[_Machine], None]:
             machine._refuse(f"a tuple of {count} out of {len(machine._stack)}")
         items = tuple(machine._stack[len(machine._stack) - count :])
         del machine._stack[len(machine._stack) - count :]
-        machine._push_new(items)
+        machine._push(items)
 
     return build
 
 
 def _long1(machine: _Machine) -> None:
     size = machine._number(_U1)
-    machine._stack.append(int.from_bytes(machine._take(size), "little", signed=True))
+    machine._push(int.from_bytes(machine._take(size), "little", signed=True))
 
 
 def _set_item(machine: _Machine) -> None:
@@ -376,10 +303,10 @@ def _set_item(machine: _Machine) -> None:
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
     ord("("): lambda m: m._mark(),
-    ord("}"): lambda m: m._push_new({}),
-    ord("]"): lambda m: m._push_new([]),
-    ord(")"): lambda m: m._push_new(()),
-    ord("t"): lambda m: m._push_new(tuple(m._pop_mark())),
+    ord("}"): lambda m: m._push({}),
+    ord("]"): lambda m: m._push([]),
+    ord(")"): lambda m: m._push(()),
+    ord("t"): lambda m: m._push(tuple(m._pop_mark())),
     0x85: _tuple_of(1),
     0x86: _tuple_of(2),
     0x87: _tuple_of(3),
@@ -387,20 +314,23 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
     ord("e"): lambda m: m._appends(),
     ord("s"): _set_item,
     ord("u"): lambda m: m._set_items(m._pop_mark()),
-    ord("N"): lambda m: m._stack.append(None),
-    0x88: lambda m: m._stack.append(True),
-    0x89: lambda m: m._stack.append(False),
-    ord("J"): lambda m: m._stack.append(m._number(_I4)),
-    ord("K"): lambda m: m._stack.append(m._number(_U1)),
-    ord("M"): lambda m: m._stack.append(m._number(_U2)),
+    ord("N"): lambda m: m._push_known(None),
+    0x88: lambda m: m._push_known(True),
+    0x89: lambda m: m._push_known(False),
+    ord("J"): lambda m: m._push(m._number(_I4)),
+    ord("K"): lambda m: m._push(m._number(_U1)),
+    ord("M"): lambda m: m._push(m._number(_U2)),
     0x8A: _long1,
-    ord("G"): lambda m: m._stack.append(m._number(_F8)),
+    ord("G"): lambda m: m._push(m._number(_F8)),
     ord("U"): lambda m: m._push_string(m._number(_U1), "latin-1"),
     ord("T"): lambda m: m._push_string(m._number(_I4), "latin-1"),
     ord("X"): lambda m: m._push_string(m._number(_U4), "utf-8"),
     0x8C: lambda m: m._push_string(m._number(_U1), "utf-8"),
     ord("C"): lambda m: m._push_string(m._number(_U1), "bytes"),
     ord("B"): lambda m: m._push_string(m._number(_U4), "bytes"),
+    0x8D: lambda m: m._push_string(m._number(_U8), "utf-8"),
+    0x8E: lambda m: m._push_string(m._number(_U8), "bytes"),
+    0x96: lambda m: m._push_string(m._number(_U8), "bytes"),  # a bytearray
     ord("q"): lambda m: m._put(m._number(_U1)),
     ord("r"): lambda m: m._put(m._number(_U4)),
     0x94: lambda m: m._put(len(m._memo)),
