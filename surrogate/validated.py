@@ -14,16 +14,21 @@ import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass as validating
+from typing_extensions import is_typeddict
 
 from surrogate.errors import UsageError
 
-__all__ = ["hint", "short", "validate", "validated"]
+__all__ = ["hint", "open_record", "record", "short", "validate", "validated"]
 
 T = TypeVar("T")
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+#: Decorators of a TypedDict: an object of a JSON file with these keys, or with others too.
+record = with_config(_STRICT)
+open_record = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=True))
 
 
 def validated(what: str) -> Callable[[type[T]], type[T]]:
@@ -58,7 +63,7 @@ def validate(kind: type[T], values: Any, what: str) -> T:
     Parameters
     ----------
     kind : type
-        A dataclass of :func:`validated`, or another type such as ``dict[str, float]``.
+        A dataclass of :func:`validated`, a :data:`record`, or a type such as ``dict[str, float]``.
     values : object
         Lists serve as tuples too, objects as dataclasses.
     what : str
@@ -83,7 +88,8 @@ def validate(kind: type[T], values: Any, what: str) -> T:
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind, config=None if dataclasses.is_dataclass(kind) else _STRICT)
+    own = dataclasses.is_dataclass(kind) or is_typeddict(kind)
+    return TypeAdapter(kind, config=None if own else _STRICT)
 
 
 def _as_json(value: Any) -> Any:

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from surrogate.evaluation.anatomy import OUTCOMES, SHIFT_MS
 from surrogate.evaluation.protocols import Outputs
 from surrogate.evaluation.scores import score_rows
 from surrogate.model.model_file import Model
+from surrogate.validated import open_record
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "Scores"]
+
+
+@open_record
+class Spread(TypedDict):
+    """What reports read of the spread of the outputs."""
+
+    logit_gap: float | None
+
+
+@open_record
+class Scores(TypedDict, total=False):
+    """What records and reports read of an evaluation: scores by their names, of which there are
+    more."""
+
+    roc_auc: float | None
+    roc_auc_interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    average_precision: float | None
+    voltage_rmse_mv: float | None
+    n_trials: int
+    spread: Spread | None
+
 
 _PLACES = {"alone": "alone", "burst_first": "first in a burst", "burst_later": "later in one"}
 

@@ -10,15 +10,16 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from surrogate import machine
 from surrogate.datasets import Dataset
@@ -32,6 +33,7 @@ from surrogate.training.loop import train_to_end
 from surrogate.training.run import open_trainer
 from surrogate.training.run_folder import RunFolder
 from surrogate.training.trainer import VALIDATION_SHARE, TrainingProgress
+from surrogate.validated import validate, validated
 from surrogate.version import __version__
 
 __all__ = ["StepCost", "calibrate", "disk_bytes"]
@@ -46,6 +48,7 @@ _MOST_STEPS = 40
 _KEPT_S = 7 * 86400.0
 
 
+@validated("calibration")
 @dataclass(frozen=True)
 class StepCost:
     """The time of one configuration on one machine, seconds.
@@ -58,11 +61,14 @@ class StepCost:
         Saving, and the fixed part of the evaluation, on top of the epoch's steps.
     finish : float
         Evaluating the epoch kept on all validation trials and writing the model file.
+    time : float
+        When it was measured, seconds since the epoch.
     """
 
-    step: float
-    epoch_end: float
-    finish: float
+    step: Annotated[float, Field(gt=0)]
+    epoch_end: Annotated[float, Field(ge=0)]
+    finish: Annotated[float, Field(ge=0)]
+    time: float = field(default_factory=time.time)
 
     def seconds(self, experiment: Experiment) -> float:
         """A whole experiment, without early stopping."""
@@ -96,10 +102,10 @@ def calibrate(
         if key not in measured:
             if key not in known:
                 report(experiment.configuration)
-                known[key] = _measure(experiment, dataset, device), time.time()
+                known[key] = _measure(experiment, dataset, device)
                 with contextlib.suppress(DataError):  # without a cache the next grid measures again
                     _write(cache, known)
-            measured[key], _ = known[key]
+            measured[key] = known[key]
         costs[experiment.hash] = measured[key].seconds(experiment)
     if device.startswith("cuda"):
         torch.cuda.empty_cache()  # workers use the free memory as a measure
@@ -185,29 +191,21 @@ def _cache_path() -> Path:
     return machine.cache_folder() / "calibration.json"
 
 
-def _write(path: Path, known: Mapping[str, tuple[StepCost, float]]) -> None:
-    entries = {
-        key: {"time": when} | dataclasses.asdict(cost) for key, (cost, when) in known.items()
-    }
+def _write(path: Path, known: Mapping[str, StepCost]) -> None:
+    entries = {key: dataclasses.asdict(cost) for key, cost in known.items()}
     atomic_write_text(path, json.dumps(entries, indent=1) + "\n")
 
 
-def _read(path: Path) -> dict[str, tuple[StepCost, float]]:
-    """Costs that were measured within a week, and when; damaged entries are left out."""
+def _read(path: Path) -> dict[str, StepCost]:
+    """Costs that were measured within a week; damaged entries are left out."""
     try:
         entries = read_json(path)
     except (OSError, ValueError):
         return {}
     known = {}
-    for key, entry in entries.items() if isinstance(entries, dict) else ():
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            names = ("step", "epoch_end", "finish", "time")
-            step, epoch_end, finishing, when = (float(entry[name]) for name in names)
-            sound = step > 0 and min(epoch_end, finishing) >= 0
-            if (
-                sound
-                and step + epoch_end + finishing < math.inf
-                and 0 <= time.time() - when < _KEPT_S
-            ):
-                known[key] = StepCost(step, epoch_end, finishing), when
+    for key, entry in entries.items():
+        with contextlib.suppress(ValueError):
+            cost = validate(StepCost, entry, "calibration")
+            if 0 <= time.time() - cost.time < _KEPT_S:
+                known[key] = cost
     return known

@@ -13,19 +13,55 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from surrogate.errors import DataError, UsageError
+from surrogate.evaluation.result import Scores
 from surrogate.files import atomic_write_text, explain_os_error
 from surrogate.grid.grid import Grid
 from surrogate.stored import seal_json, unseal_json
 from surrogate.training.run_folder import RunFolder
+from surrogate.validated import record, validate
 
 __all__ = ["ExperimentFolder", "GridFolder"]
 
+T = TypeVar("T")
+Number = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
-_DONE_KEYS = {"status", "scores", "seconds", "finished", "unstable_reason", "windows"}
-_FAILED_KEYS = {"error", "attempts"}
+
+@record
+class Done(TypedDict):
+    """What ``done.json`` holds; docs/grid.md."""
+
+    experiment: dict[str, Any]
+    hash: str
+    status: Literal["done", "unstable"]
+    unstable_reason: str | None
+    epochs: Count
+    scores: Annotated[dict[Literal["valid"], Scores], Field(min_length=1)]
+    parameters: Count
+    seconds: Number
+    own_seconds: Number
+    together: Count
+    windows: Count
+    machine: str
+    versions: dict[str, str]
+    provider: str
+    finished: Number
+
+
+@record
+class Failure(TypedDict):
+    """What ``failed.json`` holds: the last error, and how many attempts have failed."""
+
+    error: str
+    attempts: Count
+    time: Number
+    traceback: NotRequired[str]
 
 
 class ExperimentFolder:
@@ -37,17 +73,16 @@ class ExperimentFolder:
         self._done = path / "done.json"
         self._failed = path / "failed.json"
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> Done | None:
         """The record of the finished experiment; None if it has none that is readable."""
-        record = _read(self._done)
-        return record if record is not None and record.keys() >= _DONE_KEYS else None
+        record = _read(Done, self._done)
+        return record if record is None or record["hash"] == self.path.name else None
 
-    def failure(self) -> dict[str, Any] | None:
-        """The record of the last failure, with its ``error`` and the number of ``attempts``."""
-        record = _read(self._failed)
-        return record if record is not None and record.keys() >= _FAILED_KEYS else None
+    def failure(self) -> Failure | None:
+        """The record of the last failure; None if it has none that is readable."""
+        return _read(Failure, self._failed)
 
-    def write_done(self, record: dict[str, Any]) -> None:
+    def write_done(self, record: Done) -> None:
         """Mark the experiment as finished, and remove what only an unfinished one needs.
 
         The two checkpoints hold five copies of the weights each: most of a grid's disk space.
@@ -58,9 +93,11 @@ class ExperimentFolder:
 
     def write_failure(self, error: str, traceback: str | None = None) -> None:
         """Record that an attempt failed."""
-        attempts = (self.failure() or {}).get("attempts", 0) + 1
-        record = {"error": error, "attempts": attempts, "time": time.time()}
-        record |= {"traceback": traceback} if traceback else {}
+        before = self.failure()
+        attempts = before["attempts"] + 1 if before else 1
+        record: Failure = {"error": error, "attempts": attempts, "time": time.time()}
+        if traceback:
+            record["traceback"] = traceback
         atomic_write_text(self._failed, seal_json(record))
 
     def clear_failure(self) -> None:
@@ -151,16 +188,16 @@ class GridFolder:
 
     def costs(self) -> dict[str, float]:
         """Predicted seconds of the experiments that were to be run, by hash."""
-        return _read(self.path / "costs.json") or {}
+        return _read(dict[str, Number], self.path / "costs.json") or {}
 
     def experiment(self, name: str) -> ExperimentFolder:
         """The folder of the experiment whose hash is ``name``."""
         return ExperimentFolder(self.path / "experiments" / name)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(kind: type[T], path: Path) -> T | None:
     """The record in ``path``; None if it is damaged or there is none."""
     try:
-        return unseal_json(path)
+        return validate(kind, unseal_json(path), path.name)
     except (OSError, ValueError):
         return None

@@ -16,11 +16,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from surrogate.errors import DataError
 from surrogate.files import atomic_write_text, explain_os_error, lock_file
 from surrogate.stored import read_json
+from surrogate.validated import record, validate
 
 __all__ = ["HEARTBEAT_S", "STALE_S", "Lease", "read_lease"]
 
@@ -30,6 +34,21 @@ HEARTBEAT_S = 5.0
 #: A lease held on another host is stale when it was not renewed for this long, seconds. Clocks may
 #: differ by less than that.
 STALE_S = 120.0
+
+
+@record
+class LeaseRecord(TypedDict):
+    """What ``lease.json`` holds."""
+
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    process: str | None
+    token: str
+    started: float
+    heartbeat: float
+    step: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
 
 
 class Lease:
@@ -81,18 +100,21 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         with _guarded(self.folder):
-            if _content(self.folder).get("token") == self._token:
+            if self._is_ours():
                 (self.folder / "lease.json").unlink()
 
     def _keep(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             # A disk that is full for a moment costs one heartbeat, but not the experiment.
             with contextlib.suppress(DataError), _guarded(self.folder):
-                content = _content(self.folder)
-                if content.get("token") != self._token:
+                if not self._is_ours():
                     self.stop.set()
                     return
                 self._write()
+
+    def _is_ours(self) -> bool:
+        content = _content(self.folder)
+        return content is not None and content["token"] == self._token
 
     def _write(self) -> None:
         _put(
@@ -111,33 +133,32 @@ class Lease:
         )
 
 
-def read_lease(folder: Path) -> dict[str, Any] | None:
+def read_lease(folder: Path) -> LeaseRecord | None:
     """The lease of the experiment in ``folder`` if a living process holds it, else None.
 
     On its own host a lease lives as long as its process; elsewhere, for :data:`STALE_S` seconds
     after its last renewal.
     """
     content = _content(folder)
-    try:
-        if content["host"] == socket.gethostname():
-            alive = _is_alive(int(content["pid"]), content["process"])
-        else:
-            # One from the future was written by a clock that is wrong, or damaged.
-            alive = abs(time.time() - content["heartbeat"]) < STALE_S
-    except (KeyError, TypeError, ValueError, OverflowError):  # none, or not one of ours
+    if content is None:
         return None
+    if content["host"] == socket.gethostname():
+        alive = _is_alive(content["pid"], content["process"])
+    else:
+        # One from the future was written by a clock that is wrong, or damaged.
+        alive = abs(time.time() - content["heartbeat"]) < STALE_S
     return content if alive else None
 
 
-def _content(folder: Path) -> dict[str, Any]:
-    """The content of ``lease.json``; empty if there is none or it is damaged."""
+def _content(folder: Path) -> LeaseRecord | None:
+    """The content of ``lease.json``; None if there is none or it is damaged."""
     try:
-        return read_json(folder / "lease.json")
+        return validate(LeaseRecord, read_json(folder / "lease.json"), "lease.json")
     except (OSError, ValueError):
-        return {}
+        return None
 
 
-def _put(folder: Path, content: dict[str, Any]) -> None:
+def _put(folder: Path, content: LeaseRecord) -> None:
     atomic_write_text(folder / "lease.json", json.dumps(content) + "\n")
 
 

@@ -20,7 +20,7 @@ from surrogate import machine
 from surrogate.datasets import Dataset
 from surrogate.errors import DataError, SurrogateError
 from surrogate.grid.experiment import Experiment
-from surrogate.grid.folder import ExperimentFolder, GridFolder
+from surrogate.grid.folder import Done, ExperimentFolder, GridFolder
 from surrogate.grid.lease import Lease
 from surrogate.kernels import PROVIDERS, default_provider
 from surrogate.training.finish import finish
@@ -273,7 +273,7 @@ def _record(
     result: dict[str, Any] | None,
     finishing: float,
     together: int,
-) -> dict[str, Any]:
+) -> Done:
     reason = instability(trainer.history, trainer.failure)
     return {
         "experiment": experiment.axes(),

@@ -27,6 +27,7 @@ from surrogate.report.summary import (
     row,
     shares,
 )
+from surrogate.training.epoch_scores import Epoch
 from surrogate.training.run_folder import RunFolder
 
 __all__ = ["write_grid_report"]
@@ -136,7 +137,7 @@ def _evaluate_best(
 
 def _learning_curves(
     runs: Sequence[Run],
-) -> tuple[list[tuple[Run, list[dict[str, Any]]]], list[str]]:
+) -> tuple[list[tuple[Run, list[Epoch]]], list[str]]:
     """The metrics of the best run of each configuration, and what is missing."""
     curves, notes = [], []
     for run in best_of_each(runs, lambda run: run.experiment.configuration):

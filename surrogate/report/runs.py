@@ -84,22 +84,21 @@ def read_run(experiment: Experiment, folder: ExperimentFolder) -> Run:
     DataError
         If the record is gone or damaged.
     """
-    record = folder.done() or {}
-    try:
-        return Run(
-            experiment=experiment,
-            folder=folder.path,
-            unstable_reason=record["unstable_reason"],
-            parameters=record["parameters"],
-            windows=record["windows"],
-            seconds=record.get("own_seconds", record["seconds"]),
-            scores=record["scores"]["valid"],
-            versions=record["versions"],
-            provider=record["provider"],
-            # Reports are passed on: they name the processor, not the machine.
-            processor=record["machine"].partition(", ")[2],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+    record = folder.done()
+    if record is None:
         raise DataError(
-            f"{folder.path}: done.json is damaged ({error!r}); remove it and continue the grid"
-        ) from error
+            f"{folder.path}: done.json is gone or damaged; remove it and continue the grid"
+        )
+    return Run(
+        experiment=experiment,
+        folder=folder.path,
+        unstable_reason=record["unstable_reason"],
+        parameters=record["parameters"],
+        windows=record["windows"],
+        seconds=record["own_seconds"],
+        scores=dict(record["scores"]["valid"]),
+        versions=record["versions"],
+        provider=record["provider"],
+        # Reports are passed on: they name the processor, not the machine.
+        processor=record["machine"].partition(", ")[2],
+    )

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from surrogate.evaluation.comparison import Comparison
 from surrogate.evaluation.roc import logit_gap
 from surrogate.evaluation.scores import SCORES
 from surrogate.training.windows import Batch
+from surrogate.validated import open_record
 
-__all__ = ["epoch_scores"]
+__all__ = ["Epoch", "epoch_scores"]
+
+
+@open_record
+class Epoch(TypedDict):
+    """A line of ``metrics.jsonl``: how an epoch ended."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: float
+    spike_loss: float
+    voltage_loss: float
+    roc_auc: float | None
+    average_precision: float | None
+    nll: float | None
+    voltage_rmse_mv: float | None
+    logit_gap: float | None
+    kept: bool
+
 
 _NAMES = ("roc_auc", "average_precision", "nll", "voltage_rmse_mv")
 

@@ -16,6 +16,7 @@ from surrogate import datasets
 from surrogate.datasets import Dataset
 from surrogate.errors import Interrupted, UsageError
 from surrogate.model.model_file import Model, load
+from surrogate.training.epoch_scores import Epoch
 from surrogate.training.finish import finish
 from surrogate.training.loop import train_to_end
 from surrogate.training.progress import Console, Reporter
@@ -57,7 +58,7 @@ class TrainingRun:
         return RunFolder(self.path).model
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Epoch]:
         """The metrics of each epoch: loss, and the scores on validation windows."""
         return RunFolder(self.path).read_metrics()
 
@@ -208,6 +209,8 @@ def resume(
     if (result := run.stored_result()) is not None:
         reporter.say(f"{run.path} is done; this is its result")
         return TrainingRun(run.path, config, dataset, result)
+    if run.result.exists():
+        reporter.say(f"{run.path}: its result or model file is damaged; making both again")
     device = _choose_device(device)
     with _torch_threads(threads):
         return _complete(config, dataset, run, device, plots, reporter)

@@ -8,26 +8,51 @@ is done ``model.safetensors``, plots and ``result.json``, which is written last.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+from torch import Tensor
+from typing_extensions import TypedDict
 
 from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.evaluation.result import Scores
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
-from surrogate.model.model_file import MODEL_NAME
-from surrogate.stored import parse_json, seal, seal_json, unseal, unseal_json
+from surrogate.model.model_file import MODEL_NAME, load
+from surrogate.stored import parse_json, read_text, seal, seal_json, unseal, unseal_json
+from surrogate.training.epoch_scores import Epoch
 from surrogate.training.run_config import RunConfig
-from surrogate.validated import validate
+from surrogate.validated import record, validate
 
 __all__ = ["FolderInUse", "RunFolder"]
 
 _FORMAT, _VERSION = "surrogate-run", 2
+
+#: What a checkpoint may have besides weights: its history, some 300 bytes an epoch.
+_MOST_HISTORY = 1 << 26
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@record
+class Result(TypedDict):
+    """What ``result.json`` holds."""
+
+    run: str
+    model: str
+    epochs: int
+    epoch_kept: int
+    unstable: bool
+    unstable_reason: str | None
+    training_seconds: float
+    validation: Scores
 
 
 class FolderInUse(SurrogateError):
@@ -94,20 +119,32 @@ class RunFolder:
         except ValueError as error:
             raise DataError(f"{self._config}: damaged ({error}); start the run again") from error
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Keep ``state`` as the newest checkpoint, and the one before it in case it is damaged."""
-        # Through memory: torch.save itself turns a full disk into a RuntimeError without a cause.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Keep both as the newest checkpoint, and the one before it in case it is damaged."""
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        content = safetensors.save(arrays, {"state": json.dumps(state)})
         with atomic_path(self._checkpoint) as aside:
-            aside.write_bytes(seal(buffer.getvalue()))
+            aside.write_bytes(seal(content))
             if self._checkpoint.exists():
                 os.replace(self._checkpoint, self._previous)
 
-    def load_checkpoint(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The newest checkpoint whose seal holds, and a note about those that are damaged.
+    def load_checkpoint(
+        self, restore: Callable[[Arrays, Any], None], weights_bytes: int
+    ) -> str | None:
+        """Give the newest checkpoint that is not damaged to ``restore``.
 
-        Where none is left the run begins again, and the note says so.
+        Parameters
+        ----------
+        restore : callable
+            Takes what :meth:`save_checkpoint` was given, as arrays; ValueError refuses it.
+        weights_bytes : int
+            The arrays have no more than this together.
+
+        Returns
+        -------
+        str or None
+            Which are damaged and how. Where none is left the run begins again, and the note says
+            so.
         """
         for leftover in self.path.glob(".*.partial"):  # of a run that was killed while writing
             leftover.unlink()
@@ -116,16 +153,14 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                payload = io.BytesIO(unseal(path.read_bytes()))
-            except (OSError, ValueError) as error:
+                restore(*_read_checkpoint(path, weights_bytes + _MOST_HISTORY))
+            except (OSError, ValueError, SafetensorError) as error:
                 damaged.append(f"{path} is damaged ({error})")
                 # Removed, so that the next save does not replace the good one by it.
                 path.unlink()
                 continue
-            # weights_only: a checkpoint must not run code.
-            state = torch.load(payload, map_location="cpu", weights_only=True)
-            return state, f"{damaged[0]}; going on from {path.name}" if damaged else None
-        return None, f"{'; '.join(damaged)}; starting again" if damaged else None
+            return f"{damaged[0]}; going on from {path.name}" if damaged else None
+        return f"{'; '.join(damaged)}; starting again" if damaged else None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -151,15 +186,14 @@ class RunFolder:
             yield
 
     def stored_result(self) -> dict[str, Any] | None:
-        """The result, if the run is done and its model file is still there."""
-        if not (self.result.exists() and self.model.exists()):
-            return None
+        """The result, if the run is done and neither it nor the model file is damaged."""
         try:
-            return unseal_json(self.result)
-        except (OSError, ValueError):
-            return None  # a damaged result is written again from the checkpoint
+            load(self.model)
+            return dict(validate(Result, unseal_json(self.result), self.result.name))
+        except (OSError, ValueError, DataError):
+            return None  # written again from the checkpoint
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[Epoch]:
         """The epochs of ``metrics.jsonl``; none if the file is gone.
 
         Raises
@@ -168,7 +202,8 @@ class RunFolder:
             If the file is damaged or cannot be read.
         """
         try:
-            return [parse_json(line) for line in self.metrics.read_text("utf-8").splitlines()]
+            lines = read_text(self.metrics, _MOST_HISTORY).splitlines()
+            return validate(list[Epoch], list(map(parse_json, lines)), "epoch")
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -176,10 +211,19 @@ class RunFolder:
         except ValueError as error:
             raise DataError(f"{self.metrics}: damaged ({error}); train the model again") from error
 
-    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+    def write_metrics(self, history: list[Epoch]) -> None:
         """Make ``metrics.jsonl`` hold exactly the epochs of ``history``."""
         atomic_write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in history))
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Mark the run as done."""
         atomic_write_text(self.result, seal_json(result))
+
+
+def _read_checkpoint(path: Path, most: int) -> tuple[Arrays, Any]:
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{size:,} bytes, expected at most {most:,}")
+    content = unseal(path.read_bytes())
+    arrays = safetensors.load(content)
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
+    return arrays, parse_json((header.get("__metadata__") or {}).get("state", ""))

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from surrogate.training.epoch_scores import Epoch
+
 __all__ = ["Selection", "instability"]
 
 #: An epoch chosen for its spread must score within this of the best ROC AUC so far.
@@ -29,17 +31,17 @@ class Selection:
 
     def __init__(self, rule: str, patience: int) -> None:
         self.rule, self.patience = rule, patience
-        self.entry: dict[str, Any] | None = None
+        self.entry: Epoch | None = None
         self.weights: dict[str, Tensor] | None = None
         self._best_auc = -math.inf
         self._waited = 0
 
-    def offer(self, entry: dict[str, Any], weights: Mapping[str, Tensor]) -> bool:
+    def offer(self, entry: Epoch, weights: Mapping[str, Tensor]) -> bool:
         """Keep a copy of ``weights`` if ``entry`` is better than what is kept; says whether."""
         self._best_auc = max(self._best_auc, _number(entry["roc_auc"], -math.inf))
         better = self.entry is None or self._score(entry) > self._score(self.entry)
         if self.rule == "last" or better:
-            self.entry = dict(entry)
+            self.entry = entry.copy()
             self.weights = {name: value.cpu().clone() for name, value in weights.items()}
             self._waited = 0
             return True
@@ -61,17 +63,12 @@ class Selection:
         return 0 < self.patience <= self._waited
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load_state` needs to continue."""
-        return {
-            "entry": self.entry,
-            "weights": self.weights,
-            "best_auc": self._best_auc,
-            "waited": self._waited,
-        }
+        """Besides the weights, what :meth:`load_state` needs to continue."""
+        return {"kept": self.entry, "best_auc": self._best_auc, "waited": self._waited}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Continue from :meth:`state`."""
-        self.entry, self.weights = state["entry"], state["weights"]
+        self.entry, self.weights = state["kept"], weights
         self._best_auc, self._waited = state["best_auc"], state["waited"]
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
 from surrogate.kernels import SpikeEvents
+from surrogate.model.model_file import check_fit
 from surrogate.model.stack import RecurrentStack
-from surrogate.training.epoch_scores import epoch_scores
+from surrogate.training.epoch_scores import Epoch, epoch_scores
 from surrogate.training.initial_weights import initialise
 from surrogate.training.recipe import Recipe
 from surrogate.training.run_config import RunConfig
-from surrogate.training.run_folder import RunFolder
+from surrogate.training.run_folder import Arrays, RunFolder
 from surrogate.training.selection import Selection
 from surrogate.training.windows import (
     Batch,
@@ -31,12 +34,16 @@ from surrogate.training.windows import (
     read_batch,
     spiking_trials,
 )
+from surrogate.validated import record, validate
 
 __all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
 
 #: Share of an epoch's time for running the evaluation windows. With the scoring, which counts in
 #: small networks, an evaluation stays within 5 %.
 VALIDATION_SHARE = 0.03
+
+#: AdamW's moments, by torch's names.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,23 @@ class TrainingProgress:
     steps: int
     epoch: int
     loss: float
-    metrics: dict[str, Any] | None
+    metrics: Epoch | None
+
+
+@record
+class Progress(TypedDict):
+    """What a checkpoint holds besides weights and moments."""
+
+    step: Annotated[int, Field(ge=0)]
+    history: list[Epoch]
+    failure: str | None
+    seconds: float
+    own_seconds: float
+    input_rate_hz: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    sums: Annotated[list[float], Field(min_length=2, max_length=2)]
+    kept: Epoch | None
+    best_auc: Annotated[float, Field(allow_inf_nan=True)]
+    waited: int
 
 
 @dataclass(frozen=True)
@@ -165,9 +188,12 @@ class Trainer:
             eps=recipe.epsilon,
             weight_decay=recipe.weight_decay,
         )
+        for one in self.stack.parameters():  # as its first step would begin, to be restored into
+            moments = {moment: torch.zeros_like(one) for moment in _MOMENTS}
+            self.optimizer.state[one] = {"step": torch.tensor(0.0), **moments}
         self.selection = Selection(recipe.select_by, recipe.patience)
         self.step = 0
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Epoch] = []
         self.failure: str | None = None
         self.seconds = self.own_seconds = 0.0
         self.input_rate_hz: dict[str, list[float]] = {}
@@ -191,36 +217,52 @@ class Trainer:
 
     def resume(self) -> str | None:
         """Go back to the last checkpoint, if there is one; returns a note about a damaged one."""
-        state, note = self.folder.load_checkpoint()
-        if state is not None:
-            self.stack.load_state_dict(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.averaged.load_state_dict(state["average"])
-            self.selection.load_state(state["selection"])
-            self.step, self.history = state["step"], state["history"]
-            self.failure, self.seconds = state["failure"], state["seconds"]
-            self.own_seconds = state.get("own_seconds", self.seconds)  # older files lack it
-            self.input_rate_hz, self._sums = state["input_rate_hz"], state["sums"]
-            self.folder.write_metrics(self.history)
-        return note
+        return self.folder.load_checkpoint(self._restore, 5 * 4 * self.stack.parameter_count)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by its name in a checkpoint."""
+        states = {key: self.optimizer.state[one] for key, one in self.stack.named_parameters()}
+        parts = {"weights": self.stack.state_dict(), "average": self._average} | {
+            moment: {key: state[moment] for key, state in states.items()} for moment in _MOMENTS
+        }
+        return {f"{part}.{key}": one for part, of in parts.items() for key, one in of.items()}
+
+    def _restore(self, arrays: Arrays, state: Any) -> None:
+        """Go to a checkpoint; ValueError, and nothing has changed, if it is not this run's."""
+        recipe = self.config.recipe
+        progress = validate(Progress, state, "state")
+        epochs, step = len(progress["history"]), progress["step"]
+        if step > recipe.steps or epochs != step // recipe.steps_per_epoch:
+            raise ValueError(f"step {step:,} after {epochs:,} epochs, which this run never has")
+        tensors = self._tensors()
+        kept = self._average if progress["kept"] else {}
+        check_fit(arrays, tensors | {f"kept.{key}": value for key, value in kept.items()})
+        for name, tensor in tensors.items():
+            tensor.copy_(torch.from_numpy(arrays[name]))
+        for of in self.optimizer.state.values():
+            of["step"].fill_(step)
+        best = {key: torch.from_numpy(arrays[f"kept.{key}"]) for key in kept}
+        self.selection.load_state(progress, best or None)
+        self.step, self.history = step, progress["history"]
+        self.failure, self.seconds = progress["failure"], progress["seconds"]
+        self.own_seconds, self._sums = progress["own_seconds"], progress["sums"]
+        self.input_rate_hz = progress["input_rate_hz"]
+        self.folder.write_metrics(self.history)
 
     def save(self) -> None:
         """Write a checkpoint, and the metrics of the epochs so far."""
-        self.folder.save_checkpoint(
-            {
-                "weights": self.stack.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": self._average,
-                "selection": self.selection.state(),
-                "step": self.step,
-                "history": self.history,
-                "failure": self.failure,
-                "seconds": self.seconds,
-                "own_seconds": self.own_seconds,
-                "input_rate_hz": self.input_rate_hz,
-                "sums": self._sums,
-            }
-        )
+        best = {f"kept.{key}": one for key, one in (self.selection.weights or {}).items()}
+        progress = {
+            "step": self.step,
+            "history": self.history,
+            "failure": self.failure,
+            "seconds": self.seconds,
+            "own_seconds": self.own_seconds,
+            "input_rate_hz": self.input_rate_hz,
+            "sums": self._sums,
+            **self.selection.state(),
+        }
+        self.folder.save_checkpoint(self._tensors() | best, progress)
         self.folder.write_metrics(self.history)
 
     @property
@@ -333,7 +375,7 @@ class Trainer:
         scores = epoch_scores(logits, voltage, self.validation, self.validation_burn_in)
         spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
-        entry = {
+        entry: dict[str, Any] = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             "learning_rate": recipe.learning_rate_at(self.step - 1),
@@ -341,13 +383,14 @@ class Trainer:
             "spike_loss": spike_loss,
             "voltage_loss": voltage_loss,
             **scores,
+            "kept": True,
         }
         if scores["voltage_rmse_mv"] is None:
             self.failure = f"outputs not finite after epoch {entry['epoch']}"
             entry["kept"] = False
         else:
-            entry["kept"] = self.selection.offer(entry, self._average)
-        self.history.append(entry)
+            entry["kept"] = self.selection.offer(cast("Epoch", entry), self._average)
+        self.history.append(cast("Epoch", entry))
 
     def best_stack(self) -> RecurrentStack:
         """The stack with the weights of the epoch kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import resource
@@ -11,15 +12,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import numpy as safetensors
 
 import surrogate
 from surrogate import datasets
 from surrogate.errors import DataError, Interrupted, SurrogateError, UsageError
 from surrogate.model.stack import RecurrentStack
+from surrogate.stored import seal, unseal
 from surrogate.training.initial_weights import initialise
 from surrogate.training.loop import train_to_end
 from surrogate.training.recipe import Recipe, load_recipe
@@ -139,16 +143,66 @@ def test_one_bit_of_a_checkpoint_never_changes_a_resumed_run(toy_data, tmp_path)
     names = ("checkpoint.pt", "checkpoint.previous.pt")
     good = {name: (folder.path / name).read_bytes() for name in names}
     newest = good["checkpoint.pt"]
-    rng = np.random.default_rng(0)
+    rng, resumed = np.random.default_rng(0), _trainer(toy_data, folder.path)
     for at in rng.integers(0, len(newest), 200):
         damaged = bytearray(newest)
         damaged[at] ^= 1 << rng.integers(8)
         (folder.path / "checkpoint.pt").write_bytes(damaged)
         (folder.path / "checkpoint.previous.pt").write_bytes(good["checkpoint.previous.pt"])
-        state, note = folder.load_checkpoint()
+        note = resumed.resume()
         assert "checkpoint.pt is damaged (its seal is broken); going on from" in (note or "")
-        assert state is not None
-        assert state["step"] < whole.step
+        assert 0 < resumed.step < whole.step
+
+
+def _checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    content = unseal(path.read_bytes())
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return safetensors.load(content), json.loads(header["__metadata__"]["state"])
+
+
+NAME = "weights.layers.0.weight_ih_l0"
+#: Arrays and state that are changed, and what the note then says.
+STRUCTURE = {
+    "a weight is missing": ({NAME: None}, {}, f"{NAME} is missing"),
+    "a weight is too many": ({"weights.more": np.zeros(3, np.float32)}, {}, "is too many"),
+    "the epoch kept is missing": ({"kept.head.weight": None}, {}, "kept.head.weight is missing"),
+    "a moment is missing": ({"exp_avg.head.bias": None}, {}, "exp_avg.head.bias is missing"),
+    "another shape": ({NAME: np.zeros((2, 2), np.float32)}, {}, "expected float32 (24, 20)"),
+    "another type": ({NAME: np.zeros((24, 20))}, {}, "is float64 (24, 20), expected float32"),
+    "integers": ({NAME: np.zeros((24, 20), np.int8)}, {}, "is int8 (24, 20), expected float32"),
+    "no step": ({}, {"step": None}, "state step = None: expected a whole number"),
+    "step after the end": ({}, {"step": 9}, "epochs, which this run never has"),
+    "step as text": ({}, {"step": "8"}, "state step = '8'"),
+    "a huge step": ({}, {"step": 10**400}, "step 10"),
+    "history of another length": ({}, {"history": []}, "after 0 epochs"),
+    "history of numbers": ({}, {"history": [1, 2, 3, 4]}, "state history.0 = 1: expected a table"),
+    "no history": ({}, {"history": {}}, "state history = {}: expected a list"),
+    "sums of one": ({}, {"sums": [0.0]}, "state sums = [0.0]"),
+    "endless seconds": ({}, {"seconds": float("inf")}, "state seconds = inf"),
+    "rates as text": ({}, {"input_rate_hz": "none"}, "state input_rate_hz = 'none'"),
+    "an unknown key": ({}, {"more": 1}, "unknown state key 'more'"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "state", "message"), STRUCTURE.values(), ids=STRUCTURE)
+def test_a_checkpoint_of_another_structure_is_named_and_the_one_before_used(
+    arrays, state, message, toy_data, tmp_path
+) -> None:
+    folder = tmp_path / "run"
+    whole = _train(toy_data, folder)
+    for name, step in (("checkpoint.pt", 6), ("checkpoint.previous.pt", 0)):
+        good, known = _checkpoint(folder / name)
+        changed = {key: value for key, value in (good | arrays).items() if value is not None}
+        content = safetensors.save(changed, {"state": json.dumps(known | state)})
+        (folder / name).write_bytes(seal(content))
+        resumed = _trainer(toy_data, folder)
+        note = resumed.resume() or ""
+        assert f"{name} is damaged (" in note
+        assert message in note
+        assert note.endswith("starting again" if step == 0 else "from checkpoint.previous.pt")
+        assert resumed.step == step
+    train_to_end(resumed)
+    assert _same_weights(resumed, whole)
 
 
 def test_leftovers_of_a_killed_write_are_removed_on_resume(toy_data, tmp_path) -> None:
@@ -313,11 +367,12 @@ def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data
         process.wait()
         assert not (killed / "result.json").exists()
     subprocess.run(resume, check=True, capture_output=True)
-    one, two = (RunFolder(run).load_checkpoint()[0] for run in (whole, killed))
-    assert one is not None
-    assert two is not None
-    for name, value in one["weights"].items():
-        assert torch.equal(value, two["weights"][name]), name
+    one, two = (
+        safetensors.load(unseal((run / "checkpoint.pt").read_bytes())) for run in (whole, killed)
+    )
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert np.array_equal(value, two[name]), name
     assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()
 
 
