@@ -14,7 +14,6 @@ from surrogate.report.best_models import EvaluatedRun
 from surrogate.report.runs import Run
 from surrogate.report.summary import best_of_each, configuration_name
 from surrogate.report.svg import Drawing, draw
-from surrogate.training.epoch_scores import Epoch
 
 __all__ = [
     "draw_curves",
@@ -96,7 +95,7 @@ def _extent(runs: Sequence[Run]) -> str:
     )
 
 
-def draw_curves(curves: Sequence[tuple[Run, list[Epoch]]]) -> list[Drawing]:
+def draw_curves(curves: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> list[Drawing]:
     """Learning curves of the best run of each configuration, if there are any."""
     if not curves:
         return []

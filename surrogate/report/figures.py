@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from surrogate.kernels import ARCHITECTURES, join_sizes
 from surrogate.report import blog
 from surrogate.report.runs import Run
-from surrogate.training.epoch_scores import Epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +162,9 @@ def _group_name(group: str | int) -> str:
     return group.upper() if isinstance(group, str) else f"{group} layers"
 
 
-def plot_learning_curves(path: Path, curves: Sequence[tuple[Run, list[Epoch]]]) -> None:
+def plot_learning_curves(
+    path: Path, curves: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]
+) -> None:
     """Draw training loss and validation ROC AUC against the optimiser step, by architecture.
 
     Parameters

@@ -59,10 +59,10 @@ def test_selection_continues_from_its_state() -> None:
         whole.offer(entry, {"w": torch.ones(1)})
     for entry in RUN[:3]:
         first.offer(entry, {"w": torch.ones(1)})
-    second.load_state(first.state())
+    second.load_state(first.state(), first.weights)
     for entry in RUN[3:]:
         second.offer(entry, {"w": torch.ones(1)})
-    assert second.state()["entry"] == whole.state()["entry"]
+    assert second.state() == whole.state()
     assert second.exhausted == whole.exhausted
 
 
