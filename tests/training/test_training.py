@@ -163,10 +163,10 @@ def _checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 NAME = "weights.layers.0.weight_ih_l0"
 #: Arrays and state that are changed, and what the note then says.
 STRUCTURE = {
-    "a weight is missing": ({NAME: None}, {}, f"{NAME} is missing"),
+    "a weight is missing": ({NAME: None}, {}, f"'{NAME}' is missing"),
     "a weight is too many": ({"weights.more": np.zeros(3, np.float32)}, {}, "is too many"),
-    "the epoch kept is missing": ({"kept.head.weight": None}, {}, "kept.head.weight is missing"),
-    "a moment is missing": ({"exp_avg.head.bias": None}, {}, "exp_avg.head.bias is missing"),
+    "the epoch kept is missing": ({"kept.head.weight": None}, {}, "'kept.head.weight' is missing"),
+    "a moment is missing": ({"exp_avg.head.bias": None}, {}, "'exp_avg.head.bias' is missing"),
     "another shape": ({NAME: np.zeros((2, 2), np.float32)}, {}, "expected float32 (24, 20)"),
     "another type": ({NAME: np.zeros((24, 20))}, {}, "is float64 (24, 20), expected float32"),
     "integers": ({NAME: np.zeros((24, 20), np.int8)}, {}, "is int8 (24, 20), expected float32"),
