@@ -49,7 +49,7 @@ _START = b'{"__metadata__":{"%b":"{\\"sha256\\": \\"' % _KEY.encode()
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + len(_NO_DIGEST))
 
 _MOST_BYTES = 1 << 30
-_MOST_HEADER = 1 << 24  # parsed it takes up to 25 times as much
+_MOST_HEADER = 1 << 23  # parsed it takes up to 50 times as much
 
 _OTHER_KINDS = {
     b"\x89HDF": "an HDF5 file, such as a data set",
