@@ -49,7 +49,7 @@ _START = b'{"__metadata__":{"%b":"{\\"sha256\\": \\"' % _KEY.encode()
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + len(_NO_DIGEST))
 
 _MOST_BYTES = 1 << 30
-_MOST_HEADER = 1 << 23  # parsed it takes up to 50 times as much
+_MOST_HEADER = 1 << 22  # parsed it takes up to 50 times as much
 
 _OTHER_KINDS = {
     b"\x89HDF": "an HDF5 file, such as a data set",
@@ -189,7 +189,8 @@ def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         AttributeError,
         OverflowError,
     ) as error:
-        raise DataError(f"{path}: damaged ({error}); get it again or train again") from error
+        reason = " ".join(str(error)[:200].split())  # it may quote the file
+        raise DataError(f"{path}: damaged ({reason}); get it again or train again") from error
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

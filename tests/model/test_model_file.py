@@ -137,6 +137,7 @@ def _expect(path: Path, message: str) -> None:
         load(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
@@ -147,6 +148,12 @@ def test_of_a_folder_the_file_to_give_is_named(path) -> None:
     _expect(path.parent, f"is a folder; give {path}")
     path.unlink()
     _expect(path.parent, "is a folder; give the model.safetensors of a finished run")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_commands_name_it_too(path, command, capsys) -> None:
+    assert main([command, str(path.parent)]) == 1
+    assert f"is a folder; give {path}" in capsys.readouterr().err
 
 
 def test_a_pipe_is_not_waited_for(tmp_path) -> None:
@@ -287,7 +294,7 @@ def test_a_card_that_asks_for_gigabytes_costs_nothing(path, sizes) -> None:
     _rewrite(path, lambda _, about: about["card"]["spec"].update(hidden_sizes=sizes))
     tracemalloc.start()
     try:
-        _expect(path, "needs 525,[0-9,]+ bytes|damaged .model card")
+        _expect(path, "needs 525,[0-9,]+ bytes|header of 5,002|damaged .model card")
         assert tracemalloc.get_traced_memory()[1] < 300e6
     finally:
         tracemalloc.stop()
@@ -325,6 +332,8 @@ CARD_DAMAGE = [
     ("spike_rule.refractory_bins", 0, "expected at least 1"),
     ("channels", 20, "expected a table"),
     ("channels.groups", [], "no channel group"),
+    ("channels.groups", [{"name": "a\nb" * 9, "size": 1}] * 999, "printable ASCII"),
+    ("channels.groups", [{"name": "a", "size": 1}] * 999, "channel groups a, a, a"),
     ("channels.groups", [{"name": "a"}], "lacks channels.groups.0.size"),
     ("dt_ms", 0, "expected greater than 0"),
     ("dt_ms", "x", "expected a number"),
