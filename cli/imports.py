@@ -33,7 +33,7 @@ def elm(folder: Path, out: Path, as_json: bool) -> None:
     training.
 
     \b
-    Example:
+    Examples:
       surrogate import elm models/best_elm_neuron --out elm.safetensors
     With --json, one object: model, name, parameters, spike_rule {logit, refractory_bins}.
     """
