@@ -11,11 +11,14 @@ except ImportError as error:
     ) from error
 
 from surrogate.brian_bridge.artificial import ArtificialUnits
-from surrogate.brian_bridge.neuron import SurrogateNeuron, warm_state
+from surrogate.brian_bridge.background import Background
+from surrogate.brian_bridge.neuron import SurrogateNeuron
 from surrogate.brian_bridge.thresholds import Level, LocalPeak, RisingEdge, Stochastic
+from surrogate.brian_bridge.warm import warm_state
 
 __all__ = [
     "ArtificialUnits",
+    "Background",
     "Level",
     "LocalPeak",
     "RisingEdge",

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from brian2 import Clock, Network, NeuronGroup, PoissonInput, second
 from brian2.core.network import _get_all_objects
-from brian2.core.variables import AuxiliaryVariable, Variable
-from brian2.devices.device import get_device
+from brian2.core.variables import ArrayVariable, AuxiliaryVariable, Variable
+from brian2.devices.device import RuntimeDevice, get_device
 from brian2.groups.group import CodeRunner, Group
 from brian2.groups.neurongroup import Resetter
 from brian2.parsing.bast import brian_ast
 from brian2.parsing.statements import parse_statement
 from brian2.synapses.synapses import SummedVariableUpdater, SynapticPathway
 from brian2.utils.stringtools import get_identifiers
+from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_schedule",
     "check_time_step",
     "check_writers",
+    "known_values",
     "networks_of",
 ]
 
@@ -44,6 +46,13 @@ def check_device(supported: Mapping[type, str], what: str) -> None:
             f"{what} does not run on Brian2's device {type(device).__name__}; "
             f"choose {' or '.join(supported.values())}"
         )
+
+
+def known_values(variable: ArrayVariable) -> NDArray[Any] | None:
+    """The values of an array; None where only the compiled program will know them."""
+    if isinstance(get_device(), RuntimeDevice):
+        return variable.get_value()
+    return get_device().array_cache.get(variable)
 
 
 def networks_of(group: Group) -> list[Network]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,9 @@ from brian2.groups.neurongroup import to_start_stop
 from brian2.groups.subgroup import Subgroup
 from numpy.typing import ArrayLike, NDArray
 
+from surrogate.brian_bridge.background import Background, Drive, check_rates
 from surrogate.brian_bridge.binned import BinnedGroup
+from surrogate.brian_bridge.checks import known_values
 from surrogate.brian_bridge.gpu import gpu_provider
 from surrogate.brian_bridge.models import ModelSource, Population
 from surrogate.brian_bridge.rates import input_rates, range_warnings
@@ -23,7 +25,6 @@ from surrogate.brian_bridge.step import RuntimeStep
 from surrogate.brian_bridge.thresholds import Expression, Level, Stochastic, Threshold
 from surrogate.channels import Channels
 from surrogate.errors import UsageError
-from surrogate.kernels.stepper import Stepper
 
 __all__ = ["SurrogateNeuron", "SurrogateSubgroup"]
 
@@ -98,6 +99,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         By default the rule of the model card.
     refractory : Quantity, str or False, optional
         As in NeuronGroup; by default that of the model card's spike rule.
+    background : Background, optional
+        Independent Poisson spikes on every channel, which are drawn within the step.
     equations : str
         Further variables of the group, such as ``"depth : meter"``, as in NeuronGroup.
     precision : "float32" | "float64"
@@ -121,6 +124,9 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         Soma voltage in the last bin that ended; before, the card's resting value. Read-only.
     p : 1
         Spike probability in that bin; before, 0. Read-only.
+    background_GROUP : Hz
+        Rate of each neuron's background on a channel of that group, the mean of the channels; with
+        a ``background`` only.
     lost : int
         Spikes that arrived at each neuron on a channel that already had one in that bin. The model
         was trained on at most one and does not get them. Read-only.
@@ -146,6 +152,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         *,
         threshold: Threshold | str | None = None,
         refractory: Quantity | str | bool | None = None,
+        background: Background | None = None,
         equations: str = "",
         precision: str = "float32",
         device: str = "cpu",
@@ -173,11 +180,19 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         self._warned_of: set[str] = set()
         #: Names of the logits of the bins before, newest first.
         self.history = [f"_logit_{age}" for age in range(1, self.threshold.history + 1)]
+        bin_s = card.dt_ms * 1e-3
+        self.drives = background.drives(card.channels, N, bin_s) if background else []
+        namespace = dict(namespace or {})
+        for drive in self.drives:
+            equations += f"\n{drive.variable} : Hz"
+            namespace |= drive.namespace
         super().__init__(
             N,
             f"v : volt\np : 1\n{equations}",
             self.threshold.condition,
             refractory=refractory,
+            # Products that are the same in every mode are needed, whatever Brian2's default.
+            dtype={drive.variable: np.float64 for drive in self.drives},
             namespace=namespace,
             dt=dt,
             clock=clock,
@@ -190,6 +205,21 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         if device != "cpu" and step is StandaloneStep:
             raise UsageError(f"device={device!r} is not available in C++ standalone: leave it out")
         self._contain_step(step, card.dt_ms * ms)
+        for drive in self.drives:
+            self._contain_rate(drive)
+
+    def _contain_rate(self, drive: Drive) -> None:
+        if drive.expression is None:
+            setattr(self, drive.variable, drive.rate * Hz)
+            return
+        # After the step: that is the beginning of the next bin.
+        self.run_regularly(
+            f"{drive.variable} = {drive.expression}",
+            clock=self._step.clock,
+            when="before_start",
+            order=self.order + 1,
+            name=f"{self.name}_{drive.variable}",
+        )
 
     def _add_variables(self, precision: np.dtype) -> None:
         add, spec = self.variables.add_array, self.population.spec
@@ -205,8 +235,10 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
             self.variables["_level"].set_value(self.population.levels(self.threshold))
         if isinstance(self.threshold, Stochastic):
             add("_uniform", size=self._N, dtype=np.float64)
-        # Of each channel group, and the steps in which they were counted.
-        add("_arrivals", size=len(self.channels.groups) + 1, dtype=np.int64)
+        # Spikes of the network on each channel group, and the steps in which they were counted;
+        # then those of the background, too.
+        for name in ("_arrivals", "_received") if self.drives else ("_arrivals",):
+            add(name, size=len(self.channels.groups) + 1, dtype=np.int64)
         self.variables["v"].set_value(self.population.resting_voltage_mv() * 1e-3)
         for name in self.read_only:
             self.variables[name].read_only = True
@@ -216,7 +248,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         """Names of the variables that the step of the model works on."""
         drawn = ["_uniform"] if isinstance(self.threshold, Stochastic) else []
         names = ["v", "p", "lost", "_state", "_outputs", "_logit", "_arrivals"]
-        return [*names, *self.history, *drawn]
+        background = [drive.variable for drive in self.drives]
+        return [*names, *self.history, *drawn, *background, *(["_received"] if background else [])]
 
     @property
     def written_readonly_vars(self) -> set[Any]:
@@ -228,7 +261,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         """Hidden state of the model, a copy, [N, state size]: layers in order, h then c.
 
         Zero at first, as in training. Setting it (one row for all neurons, or one for each) starts
-        them elsewhere, such as from :func:`warm_state`.
+        them elsewhere, such as from :func:`~surrogate.brian_bridge.warm_state`.
         """
         self._step.pull()
         return self.variables["_state"].get_value().reshape(self._N, -1).copy()
@@ -245,6 +278,13 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         self.variables["_state"].set_value(np.broadcast_to(given, shape).ravel())
         self._step.push()
 
+    def before_run(self, run_namespace: Any) -> None:
+        for drive in self.drives:
+            rates = known_values(self.variables[drive.variable])
+            if rates is not None:
+                check_rates(self.name, drive.variable, rates)
+        super().before_run(run_namespace)
+
     def _full_state(self) -> dict[str, Any]:
         self._step.pull()
         return super()._full_state()
@@ -255,19 +295,29 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
 
     @property
     def input_rates(self) -> dict[str, Quantity]:
-        """Mean input rate per synapse of each channel group so far, counted on one neuron in each
-        bin, in turn."""
-        counted = self.variables["_arrivals"].get_value()
-        return {
-            kind: rate * Hz for kind, rate in input_rates(self.population.card, counted).items()
-        }
+        """Mean rate of the network's spikes per synapse of each channel group so far.
+
+        Counted on one neuron in each bin, in turn.
+        """
+        return self._rates(self.variables["_arrivals"].get_value())
+
+    @property
+    def background_rates(self) -> dict[str, Quantity]:
+        """Mean rate of the background per synapse of each channel group, counted likewise."""
+        network = self.variables["_arrivals"].get_value()
+        both = self.variables["_received"].get_value() if self.drives else network
+        return self._rates(np.append(both[:-1] - network[:-1], both[-1]))
+
+    def _rates(self, counted: NDArray[np.int64]) -> dict[str, Quantity]:
+        found = input_rates(self.population.card, counted)
+        return {group: rate * Hz for group, rate in found.items()}
 
     def warn_about_rates(self) -> None:
-        """Warn, once for each kind of synapse, if the input rate is outside the training range."""
-        arrivals = self.variables["_arrivals"].get_value()
-        for kind, message in range_warnings(self.population.card, arrivals):
-            if kind not in self._warned_of:
-                self._warned_of.add(kind)
+        """Warn, once for each channel group, if its rate is outside the training range."""
+        both = self.variables["_received" if self.drives else "_arrivals"].get_value()
+        for group, message in range_warnings(self.population.card, both):
+            if group not in self._warned_of:
+                self._warned_of.add(group)
                 warnings.warn(f"{self.name!r}: {message}", RuntimeWarning, stacklevel=2)
 
     def __getitem__(self, item: Any) -> SurrogateSubgroup:
@@ -293,62 +343,6 @@ class SurrogateSubgroup(_HasChannels, Subgroup):
     def __getitem__(self, item: slice) -> SurrogateSubgroup:
         start, stop = to_start_stop(item, self._N)
         return self.source[self.start + start : self.start + stop]
-
-
-def warm_state(
-    model: ModelSource,
-    neurons: int,
-    duration: Quantity = 500 * ms,
-    *,
-    rates: Mapping[str, Quantity] | None = None,
-    seed: int = 0,
-) -> NDArray[np.float32]:
-    """Hidden states of neurons that have been driven by random input for a while.
-
-    The zero state affects a model's output for some hundred milliseconds. These states start a
-    network as if it had been active before.
-
-    Parameters
-    ----------
-    model : path or Model
-    neurons : int
-        Number of states N.
-    duration : Quantity
-        For how long each was driven.
-    rates : mapping of str to Quantity, optional
-        Poisson rate of each synapse by channel group, such as ``{"excitatory": 2*Hz}``; where none
-        is given, the middle of the card's training range.
-    seed : int
-
-    Returns
-    -------
-    array, float32 [N, state size]
-        For :attr:`SurrogateNeuron.hidden_state`.
-
-    Raises
-    ------
-    UsageError
-        If a rate is neither given nor in the card, or there is no such group.
-    """
-    population = Population(model, neurons)
-    card = population.card
-    known = {group: np.mean(range_hz) * Hz for group, range_hz in card.input_rate_hz.items()}
-    known |= rates or {}
-    for group in card.channels.names:
-        if group not in known:
-            raise UsageError(
-                f"the model card has no rate of {group!r}: give it, such as "
-                f"rates={{{group!r}: 2*Hz}}"
-            )
-    rate = card.channels.per_channel({group: float(hz) for group, hz in known.items()})
-    probability = 1 - np.exp(-rate * card.dt_ms * 1e-3)
-    stepper = Stepper(population.spec, population.weights(), neurons)
-    rng = np.random.default_rng(seed)
-    lost = np.zeros(neurons, np.int64)
-    for _ in range(round(duration / ms / card.dt_ms)):
-        counts = rng.random((neurons, card.channels.size)) < probability
-        stepper.step_counts(counts.astype(np.int32), lost)
-    return stepper.state
 
 
 def _threshold(given: Threshold | str | None) -> Threshold:

@@ -2,15 +2,19 @@
 
 Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3"
 (SC 2011): ten rounds of multiplications and exclusive-ors turn a 128-bit counter and a 64-bit key
-into 128 random bits. ``standalone.h`` holds the same for C++ standalone.
+into 128 random bits. ``kernels/cpu/poisson.h`` holds the same in C++.
 """
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["philox", "uniform"]
+from surrogate.errors import UsageError
+
+__all__ = ["philox", "uniform", "whole_seed"]
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -43,3 +47,11 @@ def uniform(seed: int, step: int, neurons: int) -> NDArray[np.float64]:
     words[1], words[2] = step & 0xFFFFFFFF, step >> 32
     high, low, _, _ = philox(tuple(words), (seed & 0xFFFFFFFF, seed >> 32))
     return ((high >> np.uint64(5)) * 2.0**26 + (low >> np.uint64(6))) / 2.0**53
+
+
+def whole_seed(seed: int) -> int:
+    """A seed as Python's int; raises UsageError unless it is a whole number of 64 bits."""
+    # NumPy's whole numbers count as such; the template of C++ standalone takes Python's.
+    if type(seed) is bool or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise UsageError(f"seed {seed!r}: expected a whole number from 0 to 2**64 - 1")
+    return int(seed)

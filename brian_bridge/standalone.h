@@ -1,5 +1,5 @@
 // The code that C++ standalone programs of Brian2 need for a surrogate besides the kernels; the
-// counterpart of step.py and philox.py.
+// counterpart of step.py.
 #ifndef SURROGATE_BRIAN_STANDALONE_H
 #define SURROGATE_BRIAN_STANDALONE_H
 
@@ -13,6 +13,7 @@
 #include <omp.h>
 #endif
 
+#include "../kernels/cpu/poisson.h"
 #include "../kernels/cpu/stack.h"
 
 namespace surrogate {
@@ -80,22 +81,28 @@ void read_out(int neurons, const T *outputs, double scale, double offset, double
   }
 }
 
-// Numbers in [0, 1) that depend on seed, step and neuron alone: Philox4x32-10, see philox.py.
+// Numbers in [0, 1) that depend on seed, step and neuron alone.
 inline void uniform(uint64_t seed, int64_t step, int neurons, double *numbers) {
   for (int n = 0; n < neurons; ++n) {
     uint32_t c[4] = {uint32_t(n), uint32_t(step), uint32_t(uint64_t(step) >> 32), 0};
-    uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
-    for (int round = 0; round < 10; ++round) {
-      const uint64_t first = uint64_t(c[0]) * 0xD2511F53u, second = uint64_t(c[2]) * 0xCD9E8D57u;
-      c[0] = uint32_t(second >> 32) ^ c[1] ^ key[0];
-      c[1] = uint32_t(second);
-      c[2] = uint32_t(first >> 32) ^ c[3] ^ key[1];
-      c[3] = uint32_t(first);
-      key[0] += 0x9E3779B9u;
-      key[1] += 0xBB67AE85u;
-    }
+    philox(c, seed);
     numbers[n] = ((c[0] >> 5) * 67108864.0 + (c[1] >> 6)) / 9007199254740992.0;
   }
+}
+
+// The background of all neurons on one group of channels, on all threads.
+inline void add_background(const PoissonChannels &channels, int64_t step, int neurons,
+                           const double *rate, int inputs, int16_t *counts) {
+#ifdef _OPENMP
+#pragma omp parallel
+  {
+    const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    add_poisson(channels, step, int(int64_t(neurons) * thread / threads),
+                int(int64_t(neurons) * (thread + 1) / threads), rate, inputs, counts);
+  }
+#else
+  add_poisson(channels, step, 0, neurons, rate, inputs, counts);
+#endif
 }
 
 }  // namespace surrogate

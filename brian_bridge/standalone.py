@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,6 +12,7 @@ from brian2 import Function, get_device, second
 from brian2.codegen.generators.cpp_generator import c_data_type
 from brian2.core.variables import Variable, Variables
 from brian2.groups.group import CodeRunner
+from numpy.typing import NDArray
 
 from surrogate.brian_bridge.rates import MIN_BINS
 from surrogate.brian_bridge.stepped import SteppedGroup
@@ -35,6 +36,7 @@ static double $function(const double t, const double stepped_at)
     const int64_t timestep = $timestep[0];
     if (timestep < $first_step[0]) return stepped_at;
     surrogate::sample_arrivals($counts, $neurons, $groups, bounds, timestep, $arrivals);
+    $background
     population.step($neurons, $counts, $state, $outputs, $lost);
     $shifts
     surrogate::read_out($neurons, $outputs, $scale, $offset, $logit, $p, $v);
@@ -42,6 +44,15 @@ static double $function(const double t, const double stepped_at)
     return t;
 }
 """)
+
+_BACKGROUND = Template("""{
+        const surrogate::PoissonChannels channels = {${seed}ULL, $stream, $first, $size, $scale,
+                                                     _namespace$tables};
+        surrogate::add_background(channels, timestep, $neurons, $rate, $inputs, $counts);
+    }""")
+_SAMPLE_BACKGROUND = Template(
+    "surrogate::sample_arrivals($counts, $neurons, $groups, bounds, timestep, $received);"
+)
 
 # For the end of main(), where the arrays still exist.
 _RATE_CHECK = Template("""
@@ -99,12 +110,14 @@ class StandaloneStep(CodeRunner):
         # Brian2 writes the namespace to binary files and expects its names to be unique.
         weights = f"{name}_weights"
         timestep = self.clock.variables["timestep"]
-        code = _CODE.substitute(_code_values(neuron, timestep), function=name, weights=weights)
+        values = _code_values(neuron, timestep)
+        background, tables = _background(name, neuron, values)
+        code = _CODE.substitute(values, function=name, weights=weights, background=background)
         dtype = neuron.variables["_state"].dtype
         function.implementations.add_implementation(
             "cpp",
             code,
-            namespace={weights: neuron.population.flat_weights(dtype)},
+            namespace={weights: neuron.population.flat_weights(dtype)} | tables,
             compiler_kwds={"headers": [f'"{_HEADER.as_posix()}"']},
         )
         return function
@@ -130,12 +143,37 @@ def _rate_checks(neuron: SteppedGroup) -> Iterator[str]:
                 index=index,
                 groups=len(groups),
                 synapses=group.size,
-                arrivals=_array(neuron.variables["_arrivals"]),
+                arrivals=_array(neuron.variables["_received" if neuron.drives else "_arrivals"]),
                 min_bins=MIN_BINS,
                 dt_ms=card.dt_ms,
                 low=f"{low:.3g}",
                 high=f"{high:.3g}",
             )
+
+
+def _background(
+    function: str, neuron: SteppedGroup, values: Mapping[str, Any]
+) -> tuple[str, dict[str, NDArray[np.int64]]]:
+    """Code that draws the background and counts it, and the tables it looks up, by name."""
+    lines, tables = [], {}
+    for drive in neuron.drives:
+        channels, table = drive.channels, f"{function}_{drive.variable}"
+        tables[table] = channels.tables()
+        own = {
+            "seed": channels.seed,
+            "stream": channels.stream,
+            "first": channels.first,
+            "size": len(channels.share),
+            "scale": repr(channels.scale),
+            "tables": table,
+            "rate": _array(neuron.variables[drive.variable]),
+            "inputs": values["input_size"],
+        }
+        lines.append(_BACKGROUND.substitute(values, **own))
+    if lines:
+        received = _array(neuron.variables["_received"])
+        lines.append(_SAMPLE_BACKGROUND.substitute(values, received=received))
+    return "\n    ".join(lines), tables
 
 
 def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:

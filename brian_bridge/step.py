@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from brian2 import NetworkOperation
 from brian2.core.base import weakproxy_with_fallback
+from numpy.typing import NDArray
 
 from surrogate.brian_bridge.gpu import GpuStepper
 from surrogate.brian_bridge.philox import uniform
@@ -49,6 +50,7 @@ class RuntimeStep(NetworkOperation):
         self._counts = neuron.inputs.variables["x"].get_value().reshape(size, -1)
         self._own, self._spec = own, population.spec
         self._first_channels = population.card.channels.bounds[:-1]
+        self._drives = [(drive.channels.adder(), own[drive.variable]) for drive in neuron.drives]
         self._seed = getattr(neuron.threshold, "seed", 0)
         # Oldest last: each gets the value of the one before it.
         self._logits = [own[name] for name in ("_logit", *neuron.history)]
@@ -63,7 +65,11 @@ class RuntimeStep(NetworkOperation):
             return
         own, stepper = self._own, self._stepper
         assert stepper is not None
-        self._sample_arrivals(timestep)
+        self._sample_arrivals(timestep, own["_arrivals"])
+        for add, rate in self._drives:
+            add(self._counts, rate, timestep)
+        if self._drives:
+            self._sample_arrivals(timestep, own["_received"])
         stepper.step_counts(self._counts, own["lost"])
         for newer, older in zip(self._logits[-2::-1], self._logits[:0:-1], strict=True):
             older[:] = newer
@@ -76,10 +82,9 @@ class RuntimeStep(NetworkOperation):
             own["_uniform"][:] = uniform(self._seed, timestep, len(self._counts))
         self._stepped_at[0] = self._time[0]
 
-    def _sample_arrivals(self, timestep: int) -> None:
+    def _sample_arrivals(self, timestep: int, arrivals: NDArray[np.int64]) -> None:
         """Count the arrivals at one neuron, another at each step: counting all takes too long."""
         row = self._counts[timestep % len(self._counts)]
-        arrivals = self._own["_arrivals"]
         arrivals[:-1] += np.add.reduceat(row, self._first_channels)
         arrivals[-1] += 1
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from brian2 import NeuronGroup
 from brian2.core.variables import Variables
 
+from surrogate.brian_bridge.background import Drive
 from surrogate.brian_bridge.models import Population
 from surrogate.brian_bridge.thresholds import Threshold
 
@@ -23,6 +24,8 @@ class SteppedGroup(Protocol):
     threshold: Threshold
     device: str
     threads: int
+    #: Background on channel groups.
+    drives: list[Drive]
     #: Names of the logits of the bins before, newest first.
     history: list[str]
 

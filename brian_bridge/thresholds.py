@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar
 
+from surrogate.brian_bridge.philox import whole_seed
 from surrogate.errors import UsageError
 
 __all__ = ["Expression", "Level", "LocalPeak", "RisingEdge", "Stochastic", "Threshold"]
@@ -97,14 +97,7 @@ class Stochastic(Threshold):
         return "_uniform < p"
 
     def __post_init__(self) -> None:
-        # NumPy's whole numbers count as such; the template of C++ standalone takes Python's.
-        if (
-            type(self.seed) is bool
-            or not isinstance(self.seed, Integral)
-            or not 0 <= self.seed < 2**64
-        ):
-            raise UsageError(f"seed {self.seed!r}: expected a whole number from 0 to 2**64 - 1")
-        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "seed", whole_seed(self.seed))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@
 
 #include "isa.h"
 #include "machine.h"
+#include "poisson.h"
 
 #define SURROGATE_JOIN(a, b) a##b
 #define SURROGATE_INIT(name) SURROGATE_JOIN(PyInit_, name)
@@ -313,7 +314,37 @@ PyType_Spec stack_spec = {
 
 PyObject *isa(PyObject *, PyObject *) { return PyUnicode_FromString(surrogate::best_level()); }
 
+PyObject *add_poisson(PyObject *, PyObject *args) {
+  PyObject *of_counts, *of_rate, *of_tables;
+  unsigned long long seed;
+  long long step;
+  int stream, inputs, first, size;
+  double scale;
+  if (!PyArg_ParseTuple(args, "OOOLKiiiid", &of_counts, &of_rate, &of_tables, &step, &seed, &stream,
+                        &inputs, &first, &size, &scale))
+    return nullptr;
+  if (first < 0 || size < 1 || size > inputs - first)
+    return PyErr_Format(PyExc_ValueError, "%d channels from %d on, expected some of %d", size, first,
+                        inputs);
+  Array counts, rate, tables;
+  if (!rate.take(of_rate, "d", 8, -1, 1, false, "rate")) return nullptr;
+  const Py_ssize_t neurons = rate.bytes() / 8;
+  if (!counts.take(of_counts, "il", 4, neurons, inputs, true, "counts")) return nullptr;
+  if (!tables.take(of_tables, "lq", 8, surrogate::poisson_tables_size(size), 1, false, "tables"))
+    return nullptr;
+  const surrogate::PoissonChannels channels = {seed, uint32_t(stream), first, size, scale,
+                                               tables.as<int64_t>()};
+  {
+    const Unlocked unlocked(neurons >= kReleaseFrom);
+    surrogate::add_poisson(channels, step, 0, int(neurons), rate.as<double>(), inputs,
+                           counts.as<int32_t>());
+  }
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
+    {"add_poisson", add_poisson, METH_VARARGS,
+     "add_poisson(counts, rate, tables, step, seed, stream, inputs, first, size, scale)"},
     {"isa", isa, METH_NOARGS, "The highest instruction-set level that this CPU runs."},
     {nullptr, nullptr, 0, nullptr},
 };

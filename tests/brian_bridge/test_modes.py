@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brian2 import Network, defaultclock, device, ms, mV, prefs, set_device
+from brian2 import Hz, Network, TimedArray, defaultclock, device, ms, mV, prefs, set_device
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import all_devices, reset_device
 
 from helpers.brian import INPUTS, feed, offline, random_model
 from helpers.brian_modes import DURATION_MS, MODES, NEURONS
 from surrogate import ArtificialUnits, SurrogateNeuron
+from surrogate.brian_bridge import Background
 from surrogate.brian_bridge.philox import uniform
+from surrogate.brian_bridge.poisson import PoissonChannels
 from surrogate.errors import UsageError
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "brian_modes.py"
@@ -127,6 +129,28 @@ def test_a_group_that_rested_closes_no_bin_it_was_not_in(standalone) -> None:
     counts = np.zeros((1, 6, INPUTS), np.int64)
     counts[0, [0, 2], [3, 5]] = 1
     np.testing.assert_allclose(cells.v / mV, offline(model, counts)[1][:, -1], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_program_takes_other_background_rates_each_time_it_runs(standalone) -> None:
+    prefs.devices.cpp_standalone.extra_make_args_unix = ["-j2"]
+    model = random_model()
+    of_times = TimedArray([0, 100] * Hz, dt=10 * ms)
+    background = Background(excitatory=50 * Hz, inhibitory=of_times, seed=3)
+    cells = SurrogateNeuron(2, model, background=background)
+    network = Network(cells)
+    network.run(21.5 * ms)
+    device.build(directory=str(standalone), run=False)
+    for rate, later in [(50, 100), ([80, 20], 300), (0, 0)]:
+        changed = {cells.background_excitatory: rate * Hz, of_times: [later, later] * Hz}
+        device.run(str(standalone), with_output=False, run_args=changed)
+        counts = np.zeros((2, 21, INPUTS), np.int32)
+        for step in range(1, 22):
+            for group, now in enumerate([rate, later]):
+                channels = PoissonChannels(3, group + 1, 10 * group, np.ones(10), 1e-3)
+                channels.add(counts[:, step - 1], np.broadcast_to(np.array(now, float), 2), step)
+        np.testing.assert_allclose(cells.v / mV, offline(model, counts)[1][:, -1], atol=1e-3)
+        assert cells.lost[:].tolist() == np.maximum(counts - 1, 0).sum((1, 2)).tolist()
 
 
 def test_artificial_units_are_refused_in_standalone(standalone) -> None:

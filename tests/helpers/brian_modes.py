@@ -2,8 +2,8 @@
 
 brian_bridge/test_modes.py starts it.
 
-Surrogates of three kinds, with recorded input, drive and hear a group of leaky integrate-and-fire
-neurons. Spikes and probabilities go to FOLDER/MODE.npz.
+Surrogates of three kinds, with recorded input and background, drive and hear a group of leaky
+integrate-and-fire neurons. Spikes and probabilities go to FOLDER/MODE.npz.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import sys
 
 import numpy as np
 from brian2 import (
+    Hz,
     Network,
     NeuronGroup,
     SpikeGeneratorGroup,
     SpikeMonitor,
     StateMonitor,
     Synapses,
+    TimedArray,
     device,
     ms,
     prefs,
@@ -26,7 +28,7 @@ from brian2 import (
 
 from helpers.brian import INPUTS, random_arrivals, random_model
 from surrogate import SurrogateNeuron
-from surrogate.brian_bridge import RisingEdge, Stochastic
+from surrogate.brian_bridge import Background, RisingEdge, Stochastic
 
 MODES = ("numpy", "cython", "standalone", "two-runs", "openmp")
 NEURONS, DURATION_MS = 3, 200
@@ -41,9 +43,20 @@ def main(mode: str, folder: str) -> None:
     else:
         prefs.codegen.target = mode
     groups = [
-        SurrogateNeuron(NEURONS, random_model("lstm", (7, 5, 2), seed=1), name="level"),
         SurrogateNeuron(
-            NEURONS, random_model("gru", (5, 2), seed=2), threshold=Stochastic(11), name="chance"
+            NEURONS,
+            random_model("lstm", (7, 5, 2), seed=1),
+            background=Background(excitatory=np.arange(10) * 8 * Hz, inhibitory=20 * Hz, seed=5),
+            name="level",
+        ),
+        SurrogateNeuron(
+            NEURONS,
+            random_model("gru", (5, 2), seed=2),
+            threshold=Stochastic(11),
+            background=Background(
+                inhibitory=TimedArray(np.arange(9).reshape(3, 3) * 20 * Hz, dt=70 * ms), seed=11
+            ),
+            name="chance",
         ),
         SurrogateNeuron(
             NEURONS,
@@ -100,6 +113,8 @@ def main(mode: str, folder: str) -> None:
     for name, monitor in spikes.items():
         result[f"{name}_i"] = monitor.i[:]
         result[f"{name}_t"] = np.round(np.asarray(monitor.t / ms) * 10).astype(int)
+    for cells in groups[:2]:
+        result[f"{cells.name}_background_i"] = list(cells.background_rates.values())
     for cells in groups:
         result[f"{cells.name}_state"] = cells.hidden_state
     for name, monitor in traces.items():
