@@ -6,6 +6,10 @@ step and that of the rest of Brian2 are reported separately. The peer is what on
 without this package: the same network around a ``network_operation`` that calls torch.nn on dense
 input. Both must give the same voltages before anything is timed; otherwise the exit status is 1.
 
+With ``--background`` the same network is timed with independent Poisson spikes on every channel
+instead of recorded ones: once drawn within the step, once by a PoissonGroup with a synapse for each
+channel.
+
 With ``--standalone`` our network is also compiled as a C++ program, whose profile gives the wall
 time of the step and of the rest. tests/brian_bridge/test_modes.py proves that its spikes are those
 of the run-time modes.
@@ -45,7 +49,13 @@ PARITY_BOUND = 1e-3  # mV
 class Timed:
     """A network that measures the CPU time of its step and of each chunk."""
 
-    def __init__(self, neurons: int, model: Model, build: Callable[..., tuple[Any, ...]]) -> None:
+    def __init__(
+        self,
+        neurons: int,
+        model: Model,
+        build: Callable[..., tuple[Any, ...]],
+        drive: Callable[..., list[Any]] | None = None,
+    ) -> None:
         from brian2 import Network, NetworkOperation, StateMonitor, ms
 
         cells, inputs, operation, members = build(neurons, model)
@@ -61,7 +71,7 @@ class Timed:
         operation.function = clocked
         mark = NetworkOperation(self._mark, dt=CHUNK_MS * ms, when="end")
         self.trace = StateMonitor(cells, "v", record=[0], dt=1 * ms)
-        surroundings = _surroundings(neurons, cells, inputs)
+        surroundings = _surroundings(neurons, cells, inputs, drive or _recorded_input)
         self.network: Network = Network(cells, self.trace, mark, *members, *surroundings)
 
     def _mark(self) -> None:
@@ -77,11 +87,10 @@ class Timed:
         return [(step, whole - step) for whole, step in spent]
 
 
-def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
-    """Random input, integrate-and-fire neurons, and the synapses between all of them."""
-    from brian2 import NeuronGroup, SpikeGeneratorGroup, Synapses, ms
+def _recorded_input(neurons: int, inputs: Any, rng: np.random.Generator) -> list[Any]:
+    """A list of spikes, which each neuron receives on other channels."""
+    from brian2 import SpikeGeneratorGroup, Synapses, ms
 
-    rng = np.random.default_rng(0)
     steps = 2000
     arrivals = rng.random((steps, CHANNELS)) < RATE_HZ * 1e-3
     bins, channel = arrivals.nonzero()
@@ -90,6 +99,31 @@ def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
     # A different order for each neuron: with the same order the search would be twice as fast.
     order = np.concatenate([rng.permutation(CHANNELS) for _ in range(neurons)])
     into.connect(i=order, j=np.arange(CHANNELS * neurons))
+    return [source, into]
+
+
+def _poisson_input(neurons: int, inputs: Any, _: np.random.Generator) -> list[Any]:
+    """Spikes of a PoissonGroup, one of its elements for each channel of each neuron."""
+    from brian2 import Hz, PoissonGroup, Synapses
+
+    source = PoissonGroup(CHANNELS * neurons, rates=RATE_HZ * Hz)
+    into = Synapses(source, inputs, on_pre="x_post += 1")
+    into.connect(j="i")
+    return [source, into]
+
+
+def _no_input(neurons: int, inputs: Any, _: np.random.Generator) -> list[Any]:
+    return []
+
+
+def _surroundings(
+    neurons: int, cells: Any, inputs: Any, drive: Callable[..., list[Any]]
+) -> list[Any]:
+    """Input, integrate-and-fire neurons, and the synapses between all of them."""
+    from brian2 import NeuronGroup, Synapses, ms
+
+    rng = np.random.default_rng(0)
+    driving = drive(neurons, inputs, rng)
     lif = NeuronGroup(
         4 * neurons,
         "dv/dt = (drive - v) / (10*ms) : 1\ndrive : 1",
@@ -104,7 +138,7 @@ def _surroundings(neurons: int, cells: Any, inputs: Any) -> list[Any]:
     out.connect(i=np.repeat(np.arange(neurons), fan), j=rng.integers(0, 4 * neurons, neurons * fan))
     back = Synapses(lif, inputs, on_pre="x_post += 1", delay=1.3 * ms)
     back.connect(i=np.arange(4 * neurons), j=rng.integers(0, CHANNELS * neurons, 4 * neurons))
-    return [source, into, lif, out, back]
+    return [*driving, lif, out, back]
 
 
 def surrogate_group(neurons: int, model: Model) -> tuple[Any, ...]:
@@ -112,6 +146,17 @@ def surrogate_group(neurons: int, model: Model) -> tuple[Any, ...]:
     from surrogate import SurrogateNeuron
 
     cells = SurrogateNeuron(neurons, model)
+    return cells, cells.inputs, cells._step, ()
+
+
+def background_group(neurons: int, model: Model) -> tuple[Any, ...]:
+    """The same with its background inside the step."""
+    from brian2 import Hz
+
+    from surrogate import SurrogateNeuron
+    from surrogate.brian_bridge import Background
+
+    cells = SurrogateNeuron(neurons, model, background=Background(input=RATE_HZ * Hz, seed=1))
     return cells, cells.inputs, cells._step, ()
 
 
@@ -192,7 +237,27 @@ def kernel_seconds(neurons: int, model: Model) -> dict[str, float]:
     return {"kernel_seconds": events, "scan_seconds": whole - events}
 
 
-def standalone_seconds(neurons: int, model: Model) -> dict[str, float]:
+def background_seconds(neurons: int, chunks: int, model: Model) -> dict[str, Any]:
+    """CPU time per simulated second with independent background, drawn by us and by Brian2."""
+    kinds: dict[str, tuple[Callable[..., tuple[Any, ...]], Callable[..., list[Any]]]] = {
+        "background": (background_group, _no_input),
+        "PoissonGroup": (surrogate_group, _poisson_input),
+    }
+    timed = {name: Timed(neurons, model, *how) for name, how in kinds.items()}
+    row: dict[str, Any] = {}
+    for name, one in timed.items():
+        one.run(1)
+        row[name] = _medians(one.run(chunks))
+    ours, theirs = (sum(row[name].values()) for name in kinds)
+    return row | {"ratio": theirs / ours}
+
+
+def _medians(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    step, rest = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"step_seconds": step, "rest_seconds": rest}
+
+
+def standalone_seconds(neurons: int, model: Model, *, background: bool = False) -> dict[str, float]:
     """Wall time per simulated second of the network as a C++ program; medians of three runs."""
     from brian2 import Network, device, second, set_device
     from brian2.devices.device import reset_device
@@ -201,8 +266,11 @@ def standalone_seconds(neurons: int, model: Model) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         set_device("cpp_standalone", directory=folder, build_on_run=False)
         try:
-            cells, inputs, operation, _ = surrogate_group(neurons, model)
-            network = Network(cells, *_surroundings(neurons, cells, inputs))
+            build, drive = (
+                (background_group, _no_input) if background else (surrogate_group, _recorded_input)
+            )
+            cells, inputs, operation, _ = build(neurons, model)
+            network = Network(cells, *_surroundings(neurons, cells, inputs, drive))
             network.run(1 * second, profile=True)
             device.build(directory=folder, run=False)
             for _ in range(3):
@@ -233,8 +301,7 @@ def measure(neurons: int, chunks: int, model: Model, peer: bool) -> dict[str, An
         for name, one in timed.items():
             samples[name] += one.run(chunks)
     for name, pairs in samples.items():
-        step, rest = (statistics.median(column) for column in zip(*pairs, strict=True))
-        row[name] = {"step_seconds": step, "rest_seconds": rest}
+        row[name] = _medians(pairs)
     ours = row["surrogate"] | kernel_seconds(neurons, model)
     row["surrogate"] = ours
     if peer:
@@ -251,13 +318,15 @@ def measure(neurons: int, chunks: int, model: Model, peer: bool) -> dict[str, An
     "--target", default="auto", show_default=True, help="Brian2's code generation target."
 )
 @click.option("--no-peer", is_flag=True, help="Leave torch.nn out.")
-@click.option("--standalone", is_flag=True, help="Measure the network as a C++ program, too.")
+@click.option("--background", is_flag=True, help="Measure independent Poisson input, too.")
+@click.option("--standalone", is_flag=True, help="Measure the networks as C++ programs, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rows as JSON.")
 def main(
     neurons: tuple[int, ...],
     chunks: int,
     target: str,
     no_peer: bool,
+    background: bool,
     standalone: bool,
     out: Path | None,
 ) -> None:
@@ -275,6 +344,11 @@ def main(
         rows.append(measure(size, chunks, model, not no_peer))
         if standalone:
             rows[-1]["standalone"] = standalone_seconds(size, model)
+        if background:
+            rows[-1]["independent"] = background_seconds(size, chunks, model)
+            if standalone:
+                program = standalone_seconds(size, model, background=True)
+                rows[-1]["independent"]["standalone"] = program
         click.echo(json.dumps(rows[-1]))
         if not rows[-1].get("parity_mv", 0.0) <= PARITY_BOUND:
             raise click.ClickException(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from brian2 import Hz, Quantity, TimedArray
@@ -19,7 +19,7 @@ from surrogate.errors import UsageError
 
 __all__ = ["Background", "Drive", "check_rates"]
 
-Rate = Quantity | TimedArray | str
+Rate: TypeAlias = Quantity | TimedArray | str
 
 
 class Background:

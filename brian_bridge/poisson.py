@@ -30,7 +30,7 @@ _MOST_SPIKES = 2.0**47  # 2^15 in a bin
 @cache
 def _poisson_tables() -> NDArray[np.int64]:
     """P(at most k spikes) in units of 2^-63, for k < 160 in columns, for means of 2^row."""
-    rows = []
+    rows: list[list[int]] = []
     with localcontext(prec=60):
         for power in range(_LARGEST_MEAN + 1):
             mean = Decimal(2**power)

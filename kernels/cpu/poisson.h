@@ -28,7 +28,8 @@ inline void philox(uint32_t (&c)[4], uint64_t seed) {
 class Words {
  public:
   Words(uint64_t seed, int neuron, int64_t step, uint32_t stream)
-      : seed_(seed), step_(uint64_t(step)), neuron_(uint32_t(neuron)), block_(stream << 16), odd_(false) {}
+      : seed_(seed), step_(uint64_t(step)), second_(0), neuron_(uint32_t(neuron)), block_(stream << 16),
+        odd_(false) {}
 
   uint64_t next() {
     odd_ = !odd_;

@@ -49,6 +49,13 @@ def test_figures_come_only_behind_parity(agree, monkeypatch, tmp_path) -> None:
         assert not out.exists()
 
 
+def test_independent_background_costs_less_inside_the_step() -> None:
+    prefs.codegen.target = "numpy"
+    found = brian_network.background_seconds(10, 2, brian_network.example_model())
+    assert found["background"]["rest_seconds"] < found["PoissonGroup"]["rest_seconds"]
+    assert found["ratio"] > 1.5
+
+
 @pytest.mark.slow
 def test_the_step_of_a_standalone_program_is_told_from_the_rest() -> None:
     found = brian_network.standalone_seconds(2, brian_network.example_model())
