@@ -18,6 +18,11 @@ from surrogate.datasets.writer import DatasetWriter
 from surrogate.files import atomic_path
 
 MAX_BYTES = 10_000_000
+SIMULATION = (
+    "Hay et al. 2011 layer 5b pyramidal cell, NEURON 8.2.7 (CVODE), input protocol of Beniaguev et "
+    "al. 2021 (NMDA, basal and apical excitation 0..800 per 100 ms, inhibition -600..+200), every "
+    "synaptic release succeeds"
+)
 
 
 def evenly_over_seeds(trials: Sequence[Trial], count: int) -> list[Trial]:
@@ -34,6 +39,7 @@ def write_sample(out: Path, sources: dict[str, L5pcFile], counts: dict[str, int]
     """Write ``counts`` trials of each split to ``out`` if they fit; the size in bytes."""
     provenance = {
         "note": "the sample bundled with surrogate-neuron",
+        "simulation": SIMULATION,
         "sources": [
             {
                 **source.description,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option
+from surrogate.cli._common import emit, json_option, one_line
 
 if TYPE_CHECKING:
     from surrogate.datasets.convert import Conversion
@@ -184,8 +184,11 @@ def _info_text(found: dict[str, Any]) -> str:
         f"  inexact    {_some(inexact) if inexact else 'no trial'} keeps rounded spike times",
         f"  digest     {found['digest']}",
     ]
-    for source in found["provenance"].get("sources", []):
-        lines.append(f"  from       {source.get('name')}: {source.get('trials')} trials")
+    sources = found["provenance"].get("sources")
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict):
+            name, trials = source.get("name"), source.get("trials")
+            lines.append(one_line(f"  from       {name}: {trials} trials"))
     return "\n".join(lines)
 
 

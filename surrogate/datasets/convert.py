@@ -291,7 +291,8 @@ def _merge(
     with atomic_path(merged) as aside, DatasetWriter(aside, header) as writer:
         for path, part in zip(paths, parts, strict=True):
             with Dataset(part) as data:
-                for index, trial in enumerate(data):
+                for index in range(len(data)):
+                    trial = data.verified(index)
                     name = f"trial {index} of {path}"
                     kept = dataclasses.replace(trial.reduced_to(header), split=splits[position])
                     digest = writer.append(kept, name)

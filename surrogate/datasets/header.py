@@ -10,10 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from surrogate.channels import ChannelGroup, Channels
-from surrogate.datasets.layout import MAX_STEPS, array_for, is_name
+from surrogate.datasets.layout import (
+    MAX_SEGMENTS,
+    MAX_STEPS,
+    MAX_TRIAL_SAMPLES,
+    array_for,
+    is_name,
+)
 from surrogate.errors import UsageError
 
 __all__ = ["Header"]
+
+#: Least and most of columns whose meaning is known, in um.
+_RANGES = {"length_um": (1e-3, 1e6), "distance_um": (0.0, 1e6)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +69,11 @@ class Header:
             raise UsageError(f"dt_ms is {self.dt_ms!r}: expected bins of 0.001 to 1000 ms")
         if "soma" not in self.voltages:
             raise UsageError(f"voltages are {', '.join(self.voltages)}: soma is missing")
+        if self.n_steps * len(self.voltages) > MAX_TRIAL_SAMPLES:
+            raise UsageError(
+                f"trials of {self.n_steps} bins with {len(self.voltages)} voltages: expected at "
+                f"most {MAX_TRIAL_SAMPLES} samples together; cut them into shorter trials"
+            )
         further = sorted(set(self.voltages) - {"soma"})
         for name in (*further, *self.segments):
             if not is_name(name):
@@ -89,6 +103,11 @@ class Header:
     def duration_ms(self) -> float:
         """Length of a trial, ms."""
         return self.n_steps * self.dt_ms
+
+    @property
+    def latest_ms(self) -> float:
+        """Where a spike at the end of a trial comes to lie when its time is rounded to float16."""
+        return self.duration_ms * (1 + 2**-10)
 
     def difference(self, other: Header) -> str | None:
         """The first difference of ``other``, in words; None if both describe one kind of trial."""
@@ -196,12 +215,24 @@ def _column(name: str, values: np.ndarray) -> np.ndarray:
             f"segment column {name} is of type {column.dtype} and shape {column.shape}: expected a "
             "number or a text for each segment"
         )
+    if column.size > MAX_SEGMENTS:
+        raise UsageError(f"{column.size} segments: expected at most {MAX_SEGMENTS}")
+    if column.dtype.kind not in "SU":
+        column = _as_stored(f"segment/{name}", column)
+        low, high = _RANGES.get(name, (-1e30, 1e30))
+        bad = np.flatnonzero(~((column >= low) & (column <= high)))
+        if bad.size:
+            raise UsageError(
+                f"segment column {name} is {column[bad[0]]:g} in row {bad[0]}: expected "
+                f"{low:g} to {high:g}"
+            )
+        return column
     if column.dtype.kind == "S":
-        column = np.char.decode(column, "ascii")
-    if column.dtype.kind != "U":
-        return _as_stored(f"segment/{name}", column)
-    if not all(entry.isascii() and len(entry) <= 32 for entry in column.tolist()):
+        column = np.char.decode(column, "ascii", "replace")
+    if not all(
+        entry.isascii() and entry.isprintable() and len(entry) <= 32 for entry in column.tolist()
+    ):
         raise UsageError(
-            f"segment column {name} holds other than ASCII text of up to 32 characters"
+            f"segment column {name} holds other than ASCII text of up to 32 printable characters"
         )
     return column

@@ -12,10 +12,16 @@ import numpy as np
 __all__ = [
     "ARRAYS",
     "CHUNK_EVENTS",
+    "CHUNK_STEPS",
     "FORMAT",
     "MAX_CHUNK_BYTES",
+    "MAX_PROVENANCE",
+    "MAX_SEGMENTS",
     "MAX_STEPS",
     "MAX_TRIALS",
+    "MAX_TRIAL_EVENTS",
+    "MAX_TRIAL_SAMPLES",
+    "MAX_VOLTAGE_MV",
     "SPLITS",
     "STREAMED",
     "VERSION",
@@ -32,16 +38,26 @@ SPLITS = ("train", "valid", "test")
 #: Events per chunk: a window of 1000 ms (about 14,000 events) decompresses two chunks of 32 kB.
 #: Chunks of 65,536 would be 0.2 % smaller on disk and decompress four times as much.
 CHUNK_EVENTS = 16_384
+#: Bins per chunk of counts and voltages; shorter trials have one chunk each.
+CHUNK_STEPS = 131_072
 
-# A file with larger numbers is damaged or hostile; its tables would exhaust the memory.
+# A file with larger numbers is damaged or hostile, or would exhaust the memory.
 MAX_STEPS = 10_000_000
 MAX_TRIALS = 10_000_000
-MAX_CHUNK_BYTES = 64 * 1024 * 1024
+MAX_SEGMENTS = 100_000
+#: Input events of a trial, and bins of all its voltages together.
+MAX_TRIAL_EVENTS = MAX_TRIAL_SAMPLES = 1 << 25
+#: A deflated chunk of this size can unpack to 0.5 GB, whatever it declares.
+MAX_CHUNK_BYTES = 1 << 19
+#: Bytes of the attribute; 100,000 sources take less.
+MAX_PROVENANCE = 1 << 24
+#: No neuron's membrane comes near.
+MAX_VOLTAGE_MV = 1000.0
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of the file: its type, its shape in named dimensions, and if it must be there."""
+    """One array of a file: its types, its shape in named dimensions, and if it must be there."""
 
     dtype: str
     shape: tuple[str | int, ...]
@@ -51,6 +67,13 @@ class Array:
         """The stored type of values of type ``found``; None if the array may not hold them."""
         kind = found.kind.replace("U", "S")
         return next((one for one in self.dtype.split() if np.dtype(one).kind == kind), None)
+
+    def admits(self, found: np.dtype) -> bool:
+        """Whether an array of type ``found`` may be read; a text may be shorter or longer."""
+        types = self.dtype.split()
+        if found.kind == "S":
+            return found.itemsize <= 32 and any(np.dtype(one).kind == "S" for one in types)
+        return found.str in types
 
 
 ARRAYS: Mapping[str, Array] = {

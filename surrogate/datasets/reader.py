@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from surrogate.channels import Channels
 from surrogate.datasets.content import read_content
-from surrogate.datasets.layout import FORMAT, SPLITS
-from surrogate.datasets.storage import open_hdf5, reading
+from surrogate.datasets.layout import FORMAT, MAX_VOLTAGE_MV, SPLITS
+from surrogate.datasets.storage import Hdf5File, reading
 from surrogate.datasets.trial import Trial, spike_bins
 from surrogate.errors import DataError, UsageError
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from surrogate.kernels import SpikeEvents
 
 __all__ = ["Dataset", "open", "sample_path"]
-
-#: Decompressed chunks kept in memory per array. The bundled sample fits whole.
-CACHE_BYTES = 32 * 1024 * 1024
 
 _LABELS = ("exact", "legacy")
 
@@ -72,10 +69,10 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open_hdf5(self.path, cache_bytes=CACHE_BYTES)
+        self._file = Hdf5File(self.path)
         try:
             with reading(self.path):
-                content = read_content(self._file, self.path)
+                content = read_content(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -136,26 +133,37 @@ class Dataset:
         row_ptr = self._row_ptr(trial)
         first = int(self._trial_ptr[trial])
         events = slice(first, first + int(row_ptr[-1]))
-        with reading(self.path):
-            gap = self._gap[events]
-            voltage = {name: v[trial].astype(np.float32) for name, v in self._voltages.items()}
-            amplitude = None if self._amplitude is None else self._amplitude[events]
-            weight = None if self._weight is None else self._weight[trial]
         spikes = slice(*self._spike_ptr[trial : trial + 2])
         rounded = self._spike_time.get("legacy")
         return Trial(
-            channel=self._channels(gap, np.diff(row_ptr)).astype(np.uint16),
+            channel=self._channels(self._gap[events], np.diff(row_ptr)).astype(np.uint16),
             row_ptr=row_ptr,
             spike_time_ms=self._spike_time["exact"][spikes],
-            voltage_mV=voltage,
-            amplitude=amplitude,
-            weight=weight,
+            voltage_mV={name: v[trial].astype(np.float32) for name, v in self._voltages.items()},
+            amplitude=None if self._amplitude is None else self._amplitude[events],
+            weight=None if self._weight is None else self._weight[trial],
             silenced=self._silenced[slice(*self._silenced_ptr[trial : trial + 2])],
             rounded_spike_time_ms=None if rounded is None else rounded[spikes],
             exact_times=bool(self.exact_times[trial]),
             source=(int(self._source[trial, 0]), int(self._source[trial, 1])),
             split=None if self._split is None else self._split[trial].decode(),
         )
+
+    def verified(self, trial: int) -> Trial:
+        """One whole trial, whose content matches its digest.
+
+        Raises
+        ------
+        DataError
+            If it does not: the trial is damaged.
+        """
+        read = self[trial]
+        if read.digest() != self.trial_digests[trial].tobytes():
+            raise DataError(
+                f"{self.path}: trial {trial} is damaged, its content does not match its digest; "
+                "get or convert the file again"
+            )
+        return read
 
     @property
     def n_steps(self) -> int:
@@ -277,8 +285,7 @@ class Dataset:
             of_trial = self._row_ptr(trial)
             counts[b] = np.diff(of_trial[start : start + steps + 1])
             low, high = of_trial[[start, start + steps]] + self._trial_ptr[trial]
-            with reading(self.path):
-                gaps.append(self._gap[int(low) : int(high)])
+            gaps.append(self._gap[int(low) : int(high)])
         row_ptr = np.zeros(counts.size + 1, np.int32)
         np.cumsum(counts, out=row_ptr[1:])
         gap = np.concatenate([np.zeros(0, np.uint16), *gaps])
@@ -304,13 +311,14 @@ class Dataset:
         windows = self._windows(trials, starts, steps)
         voltage = np.empty((len(windows), steps), np.float32)
         for b, (trial, start) in enumerate(windows):
-            with reading(self.path):
-                voltage[b] = self._voltages[name][trial, start : start + steps]
-            if not np.isfinite(voltage[b]).all():
-                raise DataError(
-                    f"{self.path}: the {name} voltage of trial {trial} is not finite; "
-                    "run surrogate data validate on the file and convert it again"
-                )
+            voltage[b] = self._voltages[name][trial, start : start + steps]
+        sound = (np.abs(voltage) <= MAX_VOLTAGE_MV).all(axis=1)
+        if not sound.all():
+            raise DataError(
+                f"{self.path}: the {name} voltage of trial {windows[sound.argmin()][0]} is not "
+                f"finite and within {MAX_VOLTAGE_MV:g} mV; run surrogate data validate on the "
+                "file and convert it again"
+            )
         return voltage
 
     def spikes(
@@ -346,8 +354,7 @@ class Dataset:
     def _row_ptr(self, trial: int) -> np.ndarray:
         """Row pointers of one trial, int64 [n_steps + 1], from 0."""
         row_ptr = np.zeros(self.n_steps + 1, np.int64)
-        with reading(self.path):
-            np.cumsum(self._count[trial], out=row_ptr[1:])
+        np.cumsum(self._count[trial], out=row_ptr[1:])
         stored = self._trial_ptr[trial + 1] - self._trial_ptr[trial]
         if row_ptr[-1] != stored:
             raise DataError(
@@ -357,10 +364,11 @@ class Dataset:
         return row_ptr
 
     def _channels(self, gap: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Undo ``writer.gaps_of``: int64 channels of consecutive rows with ``counts`` events."""
-        channel = np.cumsum(gap, dtype=np.int64)
-        ends = np.cumsum(counts)
-        before = np.concatenate([[0], channel])[ends - counts]
+        """Undo ``writer.gaps_of``: uint32 channels of consecutive rows with ``counts`` events."""
+        # Sums wrap around, their differences do not: a row has at most 2^16 gaps below 2^16.
+        channel = np.cumsum(gap, dtype=np.uint32)
+        starts = np.cumsum(counts) - counts
+        before = np.concatenate([np.zeros(1, np.uint32), channel])[starts]
         channel -= np.repeat(before, counts)
         if channel.size and channel.max() >= self.n_inputs:
             raise DataError(

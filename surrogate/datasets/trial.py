@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from surrogate.datasets.header import Header
+from surrogate.datasets.layout import MAX_TRIAL_EVENTS, MAX_VOLTAGE_MV
 from surrogate.errors import UsageError
 
-__all__ = ["Trial", "spike_bins"]
+__all__ = ["Trial", "spike_bins", "times_problem"]
 
 #: Share of a bin by which a time may fall short of the bin's start: floating-point noise.
 _NOISE = 1e-6
@@ -27,6 +28,30 @@ def spike_bins(spike_time_ms: np.ndarray, dt_ms: float) -> np.ndarray:
     is that of Beniaguev, Segev and London (2021), whose models were trained with it.
     """
     return np.trunc(np.asarray(spike_time_ms, np.float64) / dt_ms - 0.5).astype(np.int64)
+
+
+def times_problem(times: np.ndarray, latest_ms: float, trial_ptr: ArrayLike = (0, 0)) -> str | None:
+    """What is wrong with output spike times, in words; None if nothing is.
+
+    Parameters
+    ----------
+    times : ndarray [S]
+        In ms; of one trial or of several, one after the other.
+    latest_ms : float
+        No spike may be later.
+    trial_ptr : array [trials + 1]
+        Where trials begin in ``times``, in which these then may decrease.
+    """
+    if not (np.isfinite(times).all() and (times >= 0).all()):
+        return "must be finite and not negative"
+    decreases = np.diff(times) < 0
+    starts = np.asarray(trial_ptr)
+    decreases[starts[(starts > 0) & (starts < times.size)] - 1] = False
+    if decreases.any():
+        return "must not decrease"
+    if times.size and times.max() > latest_ms:
+        return f"lie past {latest_ms:g} ms, the last at {times.max():g} ms"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +203,14 @@ class Trial:
             return [f"row_ptr must rise from 0 over {steps + 1} entries"]
         if self.row_ptr[-1] != self.channel.size:
             return [f"row_ptr ends at {self.row_ptr[-1]}, but there are {self.channel.size} events"]
+        if self.channel.size > MAX_TRIAL_EVENTS:
+            return [f"{self.channel.size} input events, expected at most {MAX_TRIAL_EVENTS}"]
         found = []
         if self.channel.size and int(self.channel.max()) >= header.n_inputs:
             found.append(f"channel {self.channel.max()} is outside 0..{header.n_inputs - 1}")
         first_of_row = np.zeros(self.channel.size + 1, bool)
         first_of_row[self.row_ptr] = True
-        ascending = np.diff(self.channel.astype(np.int64)) > 0
+        ascending = self.channel[1:] > self.channel[:-1]
         if not (ascending | first_of_row[1:-1]).all():
             found.append("channels are not ascending and unique within a bin")
         if not np.isin(self.silenced, self.channel[: self.row_ptr[1]]).all():
@@ -205,11 +232,12 @@ class Trial:
             if voltage.shape != (header.n_steps,):
                 yield f"{name} voltage has {voltage.size} samples, expected {header.n_steps}"
                 continue
-            with np.errstate(over="ignore"):
-                bad = np.flatnonzero(~np.isfinite(voltage.astype(np.float16)))
+            bad = np.flatnonzero(~(np.abs(voltage) <= MAX_VOLTAGE_MV))
             if bad.size:
+                finite = np.isfinite(voltage[bad]).all()
+                what = f"beyond {MAX_VOLTAGE_MV:g} mV" if finite else "not finite"
                 first = bad[0] * header.dt_ms
-                yield f"{name} voltage is not finite at {bad.size} samples, first at {first:g} ms"
+                yield f"{name} voltage is {what} at {bad.size} samples, first at {first:g} ms"
 
     def _spike_problems(self, header: Header) -> Iterator[str]:
         rounded = self.rounded_spike_time_ms
@@ -217,17 +245,13 @@ class Trial:
             yield f"rounded spike times are {'missing' if rounded is None else 'not announced'}"
         elif rounded is not None and rounded.shape != self.spike_time_ms.shape:
             yield "exact and rounded spike times differ in number"
-        sound = True
-        for name, times in (
-            ("output spike times", self.spike_time_ms),
-            ("rounded output spike times", np.zeros(0) if rounded is None else rounded),
-        ):
-            if not (np.isfinite(times).all() and (times >= 0).all()):
-                yield f"{name} must be finite and not negative"
-                sound = False
-            elif (np.diff(times) < 0).any():
-                yield f"{name} must not decrease"
-        # A rounded time may lie past the end: float16 rounds by up to 2 ms there.
-        if sound and self.exact_times and (self.spike_time_ms > header.duration_ms).any():
-            last = self.spike_time_ms.max()
-            yield f"an output spike at {last:g} ms lies past {header.duration_ms:g} ms"
+        elif rounded is not None and self.exact_times:
+            with np.errstate(over="ignore"):
+                expected = self.spike_time_ms.astype(np.float16)
+            if not np.array_equal(expected, rounded):
+                yield "exact output spike times do not round to the listed ones"
+        latest_ms = header.duration_ms if self.exact_times else header.latest_ms
+        if problem := times_problem(self.spike_time_ms, latest_ms):
+            yield f"output spike times {problem}"
+        if rounded is not None and (problem := times_problem(rounded, header.latest_ms)):
+            yield f"rounded output spike times {problem}"

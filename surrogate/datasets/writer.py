@@ -12,16 +12,19 @@ from typing import Any
 import h5py
 import numpy as np
 
-from surrogate.datasets.content import dataset_digest
+from surrogate.datasets.content import dataset_digest, provenance_digest
 from surrogate.datasets.header import Header
 from surrogate.datasets.layout import (
     ARRAYS,
     CHUNK_EVENTS,
+    CHUNK_STEPS,
     FORMAT,
+    MAX_PROVENANCE,
     SPLITS,
     STREAMED,
     VERSION,
     array_for,
+    expected_shape,
 )
 from surrogate.datasets.sink import Sink
 from surrogate.datasets.trial import Trial
@@ -105,22 +108,17 @@ class DatasetWriter:
         self._file.attrs.update(
             format=np.bytes_(FORMAT), version=VERSION, n_steps=header.n_steps, dt_ms=header.dt_ms
         )
-        steps, inputs = header.n_steps, header.n_inputs
-        chunks: dict[str, tuple[int, ...]] = {
-            "input/gap": (CHUNK_EVENTS,),
-            "input/count": (1, steps),
-            **{f"voltage/{name}": (1, steps) for name in header.voltages},
-        }
-        if header.amplitudes:
-            chunks["input/amplitude"] = (CHUNK_EVENTS,)
-        if header.weights:
-            chunks["input/weight"] = (1, inputs)
-        for name, shape in chunks.items():
+        names = [*STREAMED[:2], *(f"voltage/{name}" for name in header.voltages)]
+        names += ["input/amplitude"] * header.amplitudes + ["input/weight"] * header.weights
+        sizes = {"trials": 0, "events": 0, "steps": header.n_steps, "inputs": header.n_inputs}
+        for name in names:
+            shape = expected_shape(array_for(name), sizes)
+            width = min(shape[-1], CHUNK_STEPS)
             self._file.create_dataset(
                 name,
-                shape=(0, *shape[1:]),
+                shape=shape,
                 maxshape=(None, *shape[1:]),
-                chunks=shape,
+                chunks=(1, width) if width else (CHUNK_EVENTS,),
                 dtype=array_for(name).dtype,
                 **self._packed,
             )
@@ -188,10 +186,16 @@ class DatasetWriter:
         Raises
         ------
         UsageError
-            If there is no trial, or some have a split and some have none.
+            If there is no trial, some have a split and some have none, or the provenance is longer
+            than 16 MB.
         """
         if not self._splits:
             raise UsageError("no trial to write: expected at least one")
+        origin = json.dumps(provenance, sort_keys=True)
+        if len(origin) > MAX_PROVENANCE:
+            raise UsageError(
+                f"the provenance takes {len(origin):,} bytes: expected at most {MAX_PROVENANCE:,}"
+            )
         tables = self._tables()
         for name, table in tables.items():
             # Chunks of their own would make a small table larger.
@@ -200,7 +204,8 @@ class DatasetWriter:
         self._file.attrs["n_trials"] = len(self._splits)
         digest = dataset_digest(self.header.n_steps, self.header.dt_ms, tables)
         self._file.attrs["digest"] = np.bytes_(digest)
-        self._file.attrs["provenance"] = np.bytes_(json.dumps(provenance, sort_keys=True))
+        self._file.attrs["provenance"] = np.bytes_(origin)
+        self._file.attrs["provenance_digest"] = np.bytes_(provenance_digest(origin))
 
     def _tables(self) -> dict[str, np.ndarray]:
         """Every array that is not streamed, in its type."""

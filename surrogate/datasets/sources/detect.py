@@ -19,10 +19,11 @@ from surrogate.datasets.sources.l5pc_pickle import (
     looks_like_pickle,
     open_compressed,
 )
-from surrogate.datasets.storage import attribute, open_hdf5, reading
+from surrogate.datasets.storage import Hdf5File
 from surrogate.datasets.trial import Trial
 from surrogate.errors import DataError
 from surrogate.files import check_is_file, explain_os_error
+from surrogate.validated import short
 
 __all__ = ["Source", "file_digest", "is_converted", "open_source"]
 
@@ -73,11 +74,6 @@ def open_source(path: Path) -> Source:
         return Dataset(path)
     if found == L5PC_FORMAT:
         return L5pcFile(path)
-    if found is not None:
-        raise DataError(
-            f"{path}: HDF5 of format {found!r}, expected {FORMAT!r} or {L5PC_FORMAT!r}; "
-            "give a file that this program or the public data set wrote"
-        )
     return PickleFile(path)
 
 
@@ -99,5 +95,13 @@ def _hdf5_format(path: Path) -> str | None:
             f"{path}: starts with {start!r}, neither a pickle nor HDF5; give a public pickle file "
             "(plain, .xz, .gz or .bz2) or an HDF5 file of trials"
         )
-    with open_hdf5(path) as file, reading(path):
-        return str(attribute(file, "format", any_length=True))
+    with Hdf5File(path) as file:
+        found = file.attribute("format")
+        if found == FORMAT:
+            return FORMAT
+        if L5pcFile.recognises(file):
+            return L5PC_FORMAT
+    raise DataError(
+        f"{path}: HDF5 of format {short(found)}, expected {FORMAT!r} or {L5PC_FORMAT!r}; "
+        "give a file that this program or the public data set wrote"
+    )

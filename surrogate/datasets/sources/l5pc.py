@@ -27,6 +27,12 @@ def l5pc_header(
         If the segments or what is recorded are not such as a data file can hold.
     """
     places = range(len(segments["type"]))
+    section = np.asarray(segments["section"])
+    if not ((section >= 0) & (section < 1e6) & (section % 1 == 0)).all():
+        raise DataError(
+            f"{path}: the segments' sections are not whole numbers from 0 on; get the file again"
+        )
+    segments = {**segments, "section": section.astype(np.int64)}
     try:
         groups = [
             ChannelGroup(kind, len(places), segments=places)
