@@ -28,6 +28,7 @@ Examples:
   surrogate train --arch gru --epochs 4 --set weight_decay=0.1 --select-by auc
   surrogate train --arch elm --hidden 20-2
   surrogate train --arch gru --hidden 24-2 --input branches --branches 45
+  surrogate train --arch gru --hidden 64-32-2 --teacher best.safetensors
   surrogate train --resume runs/lstm
 
 \b
@@ -45,7 +46,14 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
 @click.option("--branches", help="Number of branches between channels and first layer.")
 @click.option("--data", type=click.Path(), help="Data set [default: the bundled sample].")
 @click.option(
-    "--recipe", default="tuned", show_default=True, help="tuned, blog, or a TOML file's path."
+    "--recipe",
+    help="tuned, blog, distilled, or a file's path [default: tuned; with --teacher distilled].",
+)
+@click.option(
+    "--teacher",
+    type=click.Path(),
+    metavar="MODEL",
+    help="Learn what this model file says on input that is drawn anew.",
 )
 @click.option("--out", type=click.Path(), help="Run folder [default: below runs/].")
 @click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder.")
@@ -54,7 +62,7 @@ unstable_reason, training_seconds, and validation (the keys of `surrogate evalua
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
-    help="Of initial weights, windows and input jitter.",
+    help="Of initial weights, windows, jitter and drawn input.",
 )
 @click.option("--epochs", help="Override the recipe's number of epochs.")
 @click.option("--batch-size", help="Override the recipe's batch size.")
@@ -80,15 +88,18 @@ def train(as_json: bool, **options: Any) -> None:
     import surrogate
     from surrogate.errors import UsageError
 
-    for name in ("resume", "out", "data", "hidden"):
+    for name in ("resume", "out", "data", "hidden", "recipe", "teacher"):
         if options[name] == "":
             raise UsageError(f"--{name} is empty; give a value or leave it out")
     shown = {name: options[name] for name in ("device", "threads", "plots")} | {"progress": True}
     if options["resume"]:
         _refuse_changes()
-        run = surrogate.resume(options["resume"], options["data"], **shown)
+        run = surrogate.resume(
+            options["resume"], options["data"], teacher=options["teacher"], **shown
+        )
     else:
-        asked = ("data", "arch", "hidden", "recipe", "out", "seed", "labels", "reuse_windows")
+        asked = ["data", "arch", "hidden", "recipe", "teacher", "out", "seed", "labels"]
+        asked.append("reuse_windows")
         settings = _recipe_settings(options)
         run = surrogate.train(**{name: options[name] for name in asked}, **shown, **settings)
     emit(as_json, run.result, _summary(run))
@@ -128,7 +139,7 @@ def _refuse_changes() -> None:
     from surrogate.errors import UsageError
 
     context = click.get_current_context()
-    free = {"resume", "data", "device", "threads", "plots", "as_json"}
+    free = {"resume", "data", "teacher", "device", "threads", "plots", "as_json"}
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -100,15 +100,18 @@ class SpikeEvents:
 
     def slice_steps(self, start: int, stop: int) -> SpikeEvents:
         """Bins ``start..stop - 1`` of every batch element."""
-        keep = torch.zeros(self.batch, self.steps, dtype=torch.bool, device=self.device)
-        keep[:, start:stop] = True
-        keep = keep.flatten()
-        counts = self.row_ptr.diff()
-        row_ptr = torch.zeros(
-            self.batch * (stop - start) + 1, dtype=torch.int32, device=self.device
-        )
-        row_ptr[1:] = counts[keep].cumsum(0)
-        return SpikeEvents(self.channel[keep[self.rows()]], row_ptr, self.batch, stop - start)
+        return self.windows(range(self.batch), [start] * self.batch, stop - start)
+
+    def windows(self, sequences: Sequence[int], starts: Sequence[int], steps: int) -> SpikeEvents:
+        """Bins ``starts[i]..starts[i] + steps - 1`` of ``sequences[i]``, for each i."""
+        first = torch.tensor(sequences) * self.steps + torch.tensor(starts)
+        rows = (first[:, None] + torch.arange(steps + 1)).to(self.device)
+        pointers = self.row_ptr[rows]
+        row_ptr = torch.zeros(len(first) * steps + 1, dtype=torch.int32, device=self.device)
+        row_ptr[1:] = pointers.diff().flatten().cumsum(0)
+        edges = pointers[:, [0, -1]].tolist()
+        channel = torch.cat([self.channel[begin:end] for begin, end in edges])
+        return SpikeEvents(channel, row_ptr, len(first), steps)
 
     def slice_batch(self, first: int, count: int) -> SpikeEvents:
         """``count`` sequences from ``first`` on."""

@@ -44,6 +44,19 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def toy_teacher(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model file of an LSTM that has learnt a little of that neuron."""
+    import surrogate
+
+    settings = {"windows_per_epoch": 64, "window_ms": 200, "burn_in_ms": 50, "epochs": 4}
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    run = surrogate.train(
+        toy_data, hidden="8-2", out=out, plots=False, reuse_windows=True, **settings
+    )
+    return run.model_path
+
+
 def _toy_trial(rng: np.random.Generator, index: int, split: str) -> Trial:
     from surrogate.datasets import Trial
 

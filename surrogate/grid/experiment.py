@@ -22,7 +22,7 @@ class Experiment(RunConfig):
         by their digest.
         """
         content = self.to_dict()
-        for name in ("data", "reuse_windows"):
+        for name in ("data", "teacher", "reuse_windows"):
             del content[name]
         del content["recipe"]["name"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -88,7 +88,12 @@ class ModelCard:
                 f"{self.spec.input_size}: expected equally many"
             )
 
-    def check_fits(self, dataset: Dataset) -> None:
+    def check_fits(
+        self,
+        dataset: Dataset,
+        whose: str = "the model",
+        cure: str = "give data of the neuron it was trained on",
+    ) -> None:
         """Refuse data with other bins or channels than the model's.
 
         Raises
@@ -101,7 +106,4 @@ class ModelCard:
             ("bins", f"{dataset.dt_ms:g} ms", f"{self.dt_ms:g} ms"),
         ):
             if theirs != ours:
-                raise UsageError(
-                    f"{dataset.path}: {what} of {theirs}, the model has {ours}; give data of the "
-                    "neuron it was trained on"
-                )
+                raise UsageError(f"{dataset.path}: {what} of {theirs}, {whose} has {ours}; {cure}")

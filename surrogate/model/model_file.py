@@ -68,14 +68,21 @@ class Model:
     card : ModelCard
     path : Path or None
         Where it was loaded from.
+    digest : str or None
+        SHA-256 of that file.
     """
 
     def __init__(
-        self, stack: RecurrentStack, card: ModelCard, path: str | os.PathLike[str] | None = None
+        self,
+        stack: RecurrentStack,
+        card: ModelCard,
+        path: str | os.PathLike[str] | None = None,
+        digest: str | None = None,
     ) -> None:
         self.stack = stack
         self.card = card
         self.path = None if path is None else Path(path)
+        self.digest = digest
 
     @property
     def spike_rule(self) -> SpikeRule | None:
@@ -161,7 +168,7 @@ def load(path: str | os.PathLike[str]) -> Model:
             if not np.isfinite(array).all():
                 raise ValueError(f"weight {name} holds values that are not finite")
     stack.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    return Model(stack.eval(), card, path)
+    return Model(stack.eval(), card, path, content[_DIGEST].decode())
 
 
 def check_fit(weights: dict[str, NDArray[np.float32]], expected: dict[str, Tensor]) -> None:

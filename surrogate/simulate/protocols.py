@@ -23,6 +23,9 @@ _SIGMA = (25, 30, 35, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500, 600)
 _JITTER = 20
 #: A synapse's own factor on its share of the tree's rate lies in 1 - SPREAD .. 1 + SPREAD.
 _SPREAD = 0.5
+#: Spikes per 100 ms in a tree: the most of excitation, and of inhibition beside the excitation.
+_EXCITATION = 800.0
+_INHIBITION = -600.0, 200.0
 #: um, added to each segment's length.
 _EXTRA_LENGTH = 10.0
 
@@ -32,12 +35,11 @@ class L5PCProtocol:
     """The input that Beniaguev, Segev and London (2021) drove their layer 5 pyramidal cell with.
 
     A trial has one interval length and one smoothing. In each interval and each tree of the neuron
-    (all segments of one type) the number of excitatory spikes per 100 ms is uniform in 0 to
-    ``excitation``, that of inhibitory ones in max(0, E + ``inhibition[0]``) to E +
-    ``inhibition[1]``. A synapse's share is (10 um + length of its segment) over the tree's sum,
-    times a factor in 0.5 to 1.5 of its own in each interval. Rates are smoothed over time by a
-    Gaussian window of 1 + 7 sigma bins; with L the smoothed rate per bin, a synapse spikes in a bin
-    with probability L (1 - exp(-1 / L)).
+    (all segments of one type) the number E of excitatory spikes per 100 ms is uniform in 0 to 800,
+    that of inhibitory ones in max(0, E - 600) to E + 200. A synapse's share is (10 um + length of
+    its segment) over the tree's sum, times a factor in 0.5 to 1.5 of its own in each interval.
+    Rates are smoothed over time by a Gaussian window of 1 + 7 sigma bins; with L the smoothed rate
+    per bin, a synapse spikes in a bin with probability L (1 - exp(-1 / L)).
 
     Parameters
     ----------
@@ -49,10 +51,8 @@ class L5PCProtocol:
         Bins of a trial.
     dt_ms : float
         Length of a bin.
-    excitation : float
-        Spikes per 100 ms in a tree.
-    inhibition : (float, float)
-        Spikes per 100 ms in a tree, beside those of the excitation.
+    scale : float
+        Factor on all rates, for neurons with fewer or more synapses than that cell.
 
     Raises
     ------
@@ -65,8 +65,7 @@ class L5PCProtocol:
     segments: Mapping[str, ArrayLike]
     n_steps: int
     dt_ms: float = 1.0
-    excitation: float = 800.0
-    inhibition: tuple[float, float] = (-600.0, 200.0)
+    scale: float = 1.0
     _population: NDArray[np.int64] = field(init=False, repr=False)
     _share: NDArray[np.float64] = field(init=False, repr=False)
 
@@ -93,12 +92,12 @@ class L5PCProtocol:
         total = np.bincount(population, length, minlength=2 * len(types))
         object.__setattr__(self, "_population", population)
         object.__setattr__(self, "_share", length / total[population])
-        most = np.where(signs > 0, self.excitation, self.excitation + self.inhibition[1])
-        highest = (1 + _SPREAD) * (self._share * most).max() * self.dt_ms / 100
+        most = np.where(signs > 0, _EXCITATION, _EXCITATION + _INHIBITION[1])
+        highest = (1 + _SPREAD) * (self._share * most).max() * self.scale * self.dt_ms / 100
         if highest >= 1:
             raise UsageError(
                 f"a synapse would be due up to {highest:.3g} spikes per bin of {self.dt_ms:g} ms: "
-                "expected less than 1; lower excitation and inhibition"
+                "expected less than 1; lower protocol_scale"
             )
 
     @property
@@ -107,8 +106,7 @@ class L5PCProtocol:
         return {
             "name": "l5pc",
             "n_steps": self.n_steps,
-            "excitation": self.excitation,
-            "inhibition": list(self.inhibition),
+            "scale": self.scale,
         }
 
     def draw(self, seed: int, trials: Sequence[int]) -> SpikeEvents:
@@ -165,9 +163,9 @@ class L5PCProtocol:
     def _draw_rates(self, rng: np.random.Generator, intervals: int) -> NDArray[np.float64]:
         """Spikes per bin that each channel is due in each interval [channels, intervals]."""
         trees = self._population.max() // 2 + 1
-        excitation = rng.uniform(0, self.excitation, (trees, intervals))
-        low, high = (excitation + beside for beside in self.inhibition)
+        excitation = rng.uniform(0, _EXCITATION, (trees, intervals))
+        low, high = (excitation + beside for beside in _INHIBITION)
         inhibition = rng.uniform(np.maximum(low, 0), high)
-        count = np.concatenate([excitation, inhibition]) * (self.dt_ms / 100)
+        count = np.concatenate([excitation, inhibition]) * (self.scale * self.dt_ms / 100)
         spread = rng.uniform(1 - _SPREAD, 1 + _SPREAD, (self.channels.size, intervals))
         return self._share[:, None] * count[self._population] * spread

@@ -88,9 +88,13 @@ def _plot(trainer: Trainer, model: Model, outputs: Outputs) -> None:
 
 
 def _card(trainer: Trainer) -> ModelCard:
-    config, dataset = trainer.config, trainer.dataset
+    config, dataset, teacher = trainer.config, trainer.dataset, trainer.teacher
     some = trainer.train_trials[:1000]
     resting = np.median(dataset.voltage(some, np.zeros(len(some), dtype=np.int64), 1))
+    taught = {}
+    if teacher is not None:
+        drawn = {"trials": config.recipe.teacher_trials, "seed": config.seed}
+        taught = {"digest": teacher.digest, "protocol": teacher.protocol.description, **drawn}
     return ModelCard(
         trainer.stack.spec,
         dataset.channels,
@@ -105,6 +109,7 @@ def _card(trainer: Trainer) -> ModelCard:
             "labels": config.labels,
             "train_trials": len(trainer.train_trials),
             "valid_trials": len(trainer.valid_trials),
+            "teacher": taught,
         },
         versions=machine.versions(),
     )

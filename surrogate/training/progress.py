@@ -48,6 +48,11 @@ class Console(Reporter):
             f"{config.spec.arch} {config.spec.sizes_text} on {name}, {place}, seed {config.seed}\n"
             f"run folder: {trainer.folder.path}\n\n{config.recipe.to_toml()}"
         )
+        if config.teacher:
+            self.say(
+                f"teacher: {config.teacher}, {config.recipe.teacher_trials:,} trials drawn with "
+                f"seed {config.seed}"
+            )
         if trainer.plan.reused:
             self.say(
                 f"note: the run takes {len(trainer.plan.trial):,} windows, more than the data "

@@ -23,10 +23,20 @@ from surrogate.stored import parse_toml, read_toml
 from surrogate.training.routing import route
 from surrogate.validated import hint, short, validate, validated
 
-__all__ = ["BUILT_IN", "DEFAULT_RECIPE", "SHORTEST_MEMORY_MS", "Recipe", "check_key", "load_recipe"]
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT_RECIPE",
+    "SHORTEST_MEMORY_MS",
+    "TEACHER_RECIPE",
+    "Recipe",
+    "check_key",
+    "load_recipe",
+]
 
-BUILT_IN = ("tuned", "blog")
+BUILT_IN = ("tuned", "blog", "distilled")
 DEFAULT_RECIPE = "tuned"
+#: The default where a teacher is given.
+TEACHER_RECIPE = "distilled"
 
 #: A run's windows are planned before it begins, in 48 bytes each.
 MAX_WINDOWS = 10**7
@@ -114,6 +124,14 @@ class Recipe:
         highest ROC AUC, widest spread of the outputs around the threshold, or none.
     patience : int
         Epochs without a better score after which the run stops; 0 never stops early.
+    teacher_trials : int
+        Trials that are drawn from the input protocol and labelled by a teacher; 0 without one.
+    protocol_scale : float
+        Factor on the rates of that protocol; 1 suits the layer 5 pyramidal cell.
+    real_share : float
+        Share of each batch that comes from real trials beside the teacher's.
+    finetune_epochs : int
+        Epochs at the end that take real trials alone.
     """
 
     name: str
@@ -155,6 +173,10 @@ class Recipe:
     weight_average: Share
     select_by: Literal["nll", "auc", "spread", "last"]
     patience: Annotated[int, Field(ge=0, le=10**6)]
+    teacher_trials: Annotated[int, Field(ge=0, le=10**8)]
+    protocol_scale: Scale
+    real_share: Annotated[float, Field(ge=0, le=1)]
+    finetune_epochs: Annotated[int, Field(ge=0, le=10**6)]
 
     def __post_init__(self) -> None:
         if self.windows_per_epoch % self.batch_size:
@@ -177,6 +199,16 @@ class Recipe:
                 f"recipe memory_ms = {self.memory_ms}: expected 0 or more than "
                 f"{SHORTEST_MEMORY_MS:g}"
             )
+        if not self.teacher_trials and (self.real_share < 1 or self.finetune_epochs):
+            raise UsageError(
+                f"recipe real_share = {self.real_share:g}, finetune_epochs = "
+                f"{self.finetune_epochs} without a teacher: expected 1 and 0, or teacher_trials"
+            )
+        if self.finetune_epochs >= self.epochs:
+            raise UsageError(
+                f"recipe finetune_epochs = {self.finetune_epochs}: expected fewer than epochs = "
+                f"{self.epochs}"
+            )
         if self.base_rate_bias and self.head != "linear":
             raise UsageError("recipe base_rate_bias = true needs head = 'linear'")
 
@@ -189,6 +221,18 @@ class Recipe:
     def steps(self) -> int:
         """Optimiser steps in the whole run."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def real_from_step(self) -> int:
+        """The step from which on all windows are real: the fine-tuning, or the end."""
+        return (self.epochs - self.finetune_epochs) * self.steps_per_epoch
+
+    def real_windows(self, step: int) -> tuple[int, int]:
+        """How many windows of real trials the steps before ``step`` take, and how many it takes."""
+        mixed = round(self.real_share * self.batch_size)
+        real_steps = max(0, step - self.real_from_step)
+        before = (step - real_steps) * mixed + real_steps * self.batch_size
+        return before, self.batch_size if step >= self.real_from_step else mixed
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimiser step ``step`` (from 0).
@@ -267,8 +311,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe: a built-in name or a TOML file, with single keys overridden.
 
-    A file may begin with ``base = "tuned"`` (the default) or ``"blog"`` and then lists only what
-    differs. A table such as ``[rnn]`` holds for that architecture alone.
+    A file may begin with ``base = "tuned"`` (the default) or another built-in recipe and then lists
+    only what differs. A table such as ``[rnn]`` holds for that architecture alone.
 
     Parameters
     ----------

@@ -20,7 +20,6 @@ from surrogate.training.epoch_scores import Epoch
 from surrogate.training.finish import finish
 from surrogate.training.loop import train_to_end
 from surrogate.training.progress import Console, Reporter
-from surrogate.training.recipe import DEFAULT_RECIPE
 from surrogate.training.run_config import RunConfig
 from surrogate.training.run_folder import RunFolder
 from surrogate.training.trainer import Trainer, TrainingProgress
@@ -73,7 +72,8 @@ def train(
     *,
     arch: str = "lstm",
     hidden: str | Sequence[int] | None = None,
-    recipe: str | os.PathLike[str] = DEFAULT_RECIPE,
+    recipe: str | os.PathLike[str] | None = None,
+    teacher: str | os.PathLike[str] | None = None,
     seed: int = 0,
     labels: str = "exact",
     reuse_windows: bool = False,
@@ -101,9 +101,13 @@ def train(
         Units of each layer, the last always 2 (spike logit, soma voltage), as "256-64-2" or
         ``[256, 64, 2]``; by default the architecture's own.
     recipe : str or path
-        "tuned", "blog", or a TOML file.
+        "tuned", "blog", "distilled", or a TOML file; by default "tuned", or "distilled" with a
+        teacher.
+    teacher : path, optional
+        Model file of a stronger surrogate of the neuron: its spike probability and voltage on input
+        that is drawn anew are what is learnt, beside the ``real_share`` of the training trials.
     seed : int
-        Of initial weights, windows and input jitter.
+        Of initial weights, windows, input jitter, and the input drawn for a teacher.
     labels : "exact" | "legacy"
         Exact output spike times, or those the public files give (float16).
     reuse_windows : bool
@@ -149,12 +153,14 @@ def train(
     >>> probability, voltage_mv = run.model.predict(surrogate.datasets.open())  # doctest: +SKIP
     """
     dataset = data if isinstance(data, Dataset) else datasets.open(data)
+    taught_by = None if teacher is None else load(teacher)
     config = RunConfig.for_dataset(
         dataset,
         arch,
         hidden,
         recipe,
         settings,
+        teacher=taught_by,
         seed=seed,
         labels=labels,
         reuse_windows=reuse_windows,
@@ -163,13 +169,14 @@ def train(
     folder.require_empty()
     device = _choose_device(device)
     with _torch_threads(threads):
-        return _complete(config, dataset, folder, device, plots, _reporter(progress))
+        return _complete(config, dataset, taught_by, folder, device, plots, _reporter(progress))
 
 
 def resume(
     folder: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     *,
+    teacher: str | os.PathLike[str] | None = None,
     device: str | None = None,
     threads: int = 1,
     plots: bool = True,
@@ -183,6 +190,8 @@ def resume(
         Of a run that :func:`train` or `surrogate train` began.
     data : path, optional
         The run's data set, if it is no longer where it was.
+    teacher : path, optional
+        Its teacher, likewise.
     device, threads, plots, progress
         As for :func:`train`.
 
@@ -193,7 +202,7 @@ def resume(
     Raises
     ------
     UsageError
-        If there is no run, or ``data`` is not its data set.
+        If there is no run, or ``data`` or ``teacher`` is not its own.
     DataError
         If the run's files or the data are damaged.
     Interrupted, SurrogateError
@@ -211,24 +220,30 @@ def resume(
         return TrainingRun(run.path, config, dataset, result)
     if run.result.exists():
         reporter.say(f"{run.path}: its result or model file is damaged; making both again")
+    taught_by = config.load_teacher(teacher)
     device = _choose_device(device)
     with _torch_threads(threads):
-        return _complete(config, dataset, run, device, plots, reporter)
+        return _complete(config, dataset, taught_by, run, device, plots, reporter)
 
 
 def open_trainer(
-    config: RunConfig, dataset: Dataset, folder: RunFolder, device: str = "cpu"
+    config: RunConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    device: str = "cpu",
+    teacher: Model | None = None,
 ) -> Trainer:
     """A trainer at its first step, its folder created if there was none.
 
     Raises
     ------
     UsageError
-        If the data have no such splits or too few windows; then nothing is written.
+        If the data have no such splits or too few windows, or do not fit the teacher; then nothing
+        is written.
     DataError
         If the folder cannot be written to.
     """
-    trainer = Trainer(config, dataset, folder, device)
+    trainer = Trainer(config, dataset, folder, device, teacher)
     if not folder.exists():
         folder.create(config)
     return trainer
@@ -237,6 +252,7 @@ def open_trainer(
 def _complete(
     config: RunConfig,
     dataset: Dataset,
+    teacher: Model | None,
     folder: RunFolder,
     device: str,
     plots: bool,
@@ -244,7 +260,7 @@ def _complete(
 ) -> TrainingRun:
     """Train from the last checkpoint, if there is one, to the result."""
     begun = folder.exists()
-    trainer = open_trainer(config, dataset, folder, device)
+    trainer = open_trainer(config, dataset, folder, device, teacher)
     reporter.begin(trainer)
     with folder.lock():
         if begun:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from surrogate import datasets
 from surrogate.datasets import Dataset
-from surrogate.errors import UsageError
+from surrogate.errors import DataError, UsageError
 from surrogate.kernels import StackSpec, architecture, parse_sizes
-from surrogate.training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from surrogate.model.model_file import Model, load
+from surrogate.training.recipe import DEFAULT_RECIPE, TEACHER_RECIPE, Recipe, load_recipe
 from surrogate.validated import short, validated
 
 __all__ = ["RunConfig"]
@@ -40,6 +42,10 @@ class RunConfig:
     data_digest : str
         Of its contents.
     reuse_windows : bool
+    teacher : str or None
+        Path of the teacher's model file, if there is one.
+    teacher_digest : str or None
+        Of that file.
     """
 
     spec: StackSpec
@@ -49,12 +55,24 @@ class RunConfig:
     data: str | None
     data_digest: str
     reuse_windows: bool
+    teacher: str | None = None
+    teacher_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.spec.parameter_count > MAX_PARAMETERS:
             raise UsageError(
                 f"{short(self.spec.name)}: {self.spec.parameter_count:,} parameters: expected at "
                 f"most {MAX_PARAMETERS:,}"
+            )
+        if (self.teacher is None) != (self.recipe.teacher_trials == 0):
+            raise UsageError(
+                f"recipe {self.recipe.name} has teacher_trials = {self.recipe.teacher_trials} "
+                + (
+                    "and there is no teacher; give one with --teacher MODEL"
+                    if self.teacher is None
+                    else f"for the teacher {self.teacher}; use --recipe distilled or --set "
+                    "teacher_trials=640"
+                )
             )
 
     @classmethod
@@ -63,9 +81,10 @@ class RunConfig:
         dataset: Dataset,
         arch: str,
         hidden: str | Sequence[int] | None = None,
-        recipe: str | os.PathLike[str] = DEFAULT_RECIPE,
+        recipe: str | os.PathLike[str] | None = None,
         settings: Mapping[str, Any] | None = None,
         *,
+        teacher: Model | None = None,
         seed: int = 0,
         labels: str = "exact",
         reuse_windows: bool = False,
@@ -74,7 +93,8 @@ class RunConfig:
         if hidden is None:
             hidden = architecture(arch).hidden_sizes
         sizes = parse_sizes(hidden) if isinstance(hidden, str) else tuple(hidden)
-        effective = load_recipe(recipe, arch, settings)
+        default = DEFAULT_RECIPE if teacher is None else TEACHER_RECIPE
+        effective = load_recipe(recipe or default, arch, settings)
         return cls(
             spec=effective.stack_spec(arch, sizes, dataset.channels, dataset.segments),
             recipe=effective,
@@ -83,6 +103,8 @@ class RunConfig:
             data=None if dataset.is_sample else str(dataset.path.resolve()),
             data_digest=dataset.digest,
             reuse_windows=reuse_windows or dataset.is_sample,
+            teacher=None if teacher is None else str(Path(teacher.path or "").resolve()),
+            teacher_digest=None if teacher is None else teacher.digest,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,3 +117,30 @@ class RunConfig:
         """The data set, from ``path`` or else from where it was; see
         :func:`~surrogate.datasets.open_recorded`."""
         return datasets.open_recorded(self.data, self.data_digest, whose, path)
+
+    def load_teacher(self, path: str | os.PathLike[str] | None = None) -> Model | None:
+        """The teacher, from ``path`` or else from where it was; None if the run has none.
+
+        Raises
+        ------
+        UsageError
+            If another model lies there, or the run has no teacher.
+        DataError
+            If it cannot be read.
+        """
+        if self.teacher is None:
+            if path is not None:
+                raise UsageError(f"teacher {path}: this run has none; leave it out")
+            return None
+        try:
+            model = load(path or self.teacher)
+        except DataError as error:
+            raise DataError(
+                f"{error}; if the teacher moved, give its place with --teacher"
+            ) from error
+        if model.digest != self.teacher_digest:
+            raise UsageError(
+                f"{model.path} is not the teacher of this run (digest {str(model.digest)[:12]}, "
+                f"expected {str(self.teacher_digest)[:12]}); give the right one with --teacher"
+            )
+        return model

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
 from surrogate.kernels import SpikeEvents
-from surrogate.model.model_file import check_fit
+from surrogate.model.model_file import Model, check_fit
 from surrogate.model.stack import RecurrentStack
 from surrogate.training.epoch_scores import Epoch, epoch_scores
 from surrogate.training.initial_weights import initialise
@@ -26,6 +26,7 @@ from surrogate.training.recipe import Recipe
 from surrogate.training.run_config import RunConfig
 from surrogate.training.run_folder import Arrays, RunFolder
 from surrogate.training.selection import Selection
+from surrogate.training.teacher import Teacher
 from surrogate.training.windows import (
     Batch,
     jitter_events,
@@ -155,23 +156,33 @@ class Trainer:
     folder : RunFolder
     device : str
         "cpu" or a CUDA device.
+    teacher : Model, optional
+        Where the configuration names one.
 
     Raises
     ------
     UsageError
-        If the data have no such splits or too few windows.
+        If the data have no such splits or too few windows, or the teacher does not fit them.
     DataError
         If the neuron spikes in no trial of a split.
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, folder: RunFolder, device: str = "cpu"
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        folder: RunFolder,
+        device: str = "cpu",
+        teacher: Model | None = None,
     ) -> None:
         recipe = config.recipe
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.train_trials = spiking_trials(dataset, "train")
         self.valid_trials = spiking_trials(dataset, "valid")
         self.plan = plan_run(dataset, recipe, config.seed, config.reuse_windows)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = Teacher(teacher, recipe, dataset, config.seed, device)
         self.burn_in = dataset.bins(recipe.burn_in_ms)
         self.validation, self.validation_burn_in = self._read_validation()
         self.stack = RecurrentStack.from_spec(config.spec)
@@ -283,13 +294,19 @@ class Trainer:
         recipe = self.config.recipe
         drawn = (recipe.window_rule, recipe.window_ms, recipe.epochs * recipe.windows_per_epoch)
         varied = (recipe.event_drop, recipe.segment_jitter)
-        return (step, self.config.seed, self.config.labels, recipe.batch_size, *drawn, *varied)
+        shares = (recipe.real_share, recipe.finetune_epochs, recipe.batch_size)
+        taught = (self.config.teacher_digest, recipe.teacher_trials, recipe.protocol_scale)
+        return (step, self.config.seed, self.config.labels, *shares, *drawn, *varied, *taught)
 
     def read(self, step: int) -> StepInput:
         """The batch of ``step``, and its input rates."""
-        recipe = self.config.recipe
-        first = step * recipe.batch_size
-        batch = read_batch(self.dataset, self.plan, first, recipe.batch_size, self.config.labels)
+        recipe, parts = self.config.recipe, []
+        first, real = recipe.real_windows(step)
+        if real:
+            parts.append(read_batch(self.dataset, self.plan, first, real, self.config.labels))
+        if self.teacher and real < recipe.batch_size:
+            parts.append(self.teacher.read(step, recipe.batch_size - real))
+        batch = Batch.concatenate(parts)
         rates = self._input_rates(batch.events)
         if recipe.event_drop or recipe.segment_jitter:
             # A generator for each step, so that a resumed run draws the same numbers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +50,23 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Events, and what the neuron did: spikes float32 [B, T] of 0/1, soma voltage [B, T] in mV."""
+    """Events, and what the neuron did: spikes float32 [B, T], soma voltage [B, T] in mV.
+
+    Spikes are 0 or 1, or a teacher's probabilities.
+    """
 
     events: SpikeEvents
     spikes: Tensor
     voltage: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Batch]) -> Batch:
+        """The windows of ``parts``, one after the other."""
+        return cls(
+            SpikeEvents.concatenate([part.events for part in parts]),
+            torch.cat([part.spikes for part in parts]),
+            torch.cat([part.voltage for part in parts]),
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
@@ -61,7 +74,7 @@ class Batch:
 
 
 def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> WindowPlan:
-    """All windows of a run that trains as ``recipe`` says.
+    """All windows of real trials for a run that trains as ``recipe`` says.
 
     Raises
     ------
@@ -84,7 +97,7 @@ def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> Window
         dataset.trial_indices("train"),
         dataset.n_steps,
         window,
-        recipe.epochs * recipe.windows_per_epoch,
+        recipe.real_windows(recipe.steps)[0],
         seed,
         reuse,
     )
@@ -148,7 +161,7 @@ def plan_windows(
             "give more data or --reuse-windows"
         )
     rng = np.random.default_rng([seed, 0])
-    trial, start = [], []
+    trial, start = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     left = count
     while left:
         take = min(left, available)

@@ -174,6 +174,10 @@ def test_spike_events_go_to_dense_and_back() -> None:
     events.validate(11)
     assert torch.equal(events.to_dense(11).bool(), dense)
     assert torch.equal(events.slice_steps(2, 5).to_dense(11).bool(), dense[:, 2:5])
+    some = events.windows([2, 0, 2], [1, 4, 0], 3)
+    some.validate(11)
+    expected = torch.stack([dense[2, 1:4], dense[0, 4:7], dense[2, 0:3]])
+    assert torch.equal(some.to_dense(11).bool(), expected)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _small(**changes: object) -> L5PCProtocol:
     """Few synapses, so that each is due up to 0.9 spikes per ms."""
     segments = {"type": ["basal"] * 4 + ["apical"] * 5, "length_um": [10.0] * 9}
     groups = [ChannelGroup(kind, 9, segments=range(9)) for kind in ("excitatory", "inhibitory")]
-    values = {"excitation": 200.0, "inhibition": (-150.0, 40.0), "n_steps": 500, **changes}
+    values = {"scale": 0.23, "n_steps": 500, **changes}
     return L5PCProtocol(Channels(groups), segments, **values)
 
 
@@ -198,7 +198,7 @@ def test_bins_of_another_length_hold_the_same_rate() -> None:
     ("changes", "message"),
     [
         ({"segments": {"type": ["basal"] * 9}}, "no column 'length_um'"),
-        ({"excitation": 2000.0}, "a synapse would be due up to .* spikes per bin of 1 ms"),
+        ({"scale": 2.0}, "a synapse would be due up to .* spikes per bin of 1 ms"),
         ({"channels": Channels.of(excitatory=9)}, "group 'excitatory' has sign 1 and no segments"),
         (
             {"channels": Channels([ChannelGroup("odd", 9, segments=range(9))])},
@@ -209,6 +209,4 @@ def test_bins_of_another_length_hold_the_same_rate() -> None:
 def test_neurons_that_the_protocol_cannot_drive_are_refused(changes, message) -> None:
     given = {"segments": _small().segments, "channels": _small().channels} | changes
     with pytest.raises(UsageError, match=message):
-        L5PCProtocol(
-            given["channels"], given["segments"], 500, excitation=given.get("excitation", 100.0)
-        )
+        L5PCProtocol(given["channels"], given["segments"], 500, scale=given.get("scale", 0.1))

@@ -344,12 +344,20 @@ def _epochs_done(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(toy_data, tmp_path):
+@pytest.mark.parametrize("taught", [False, True])
+def test_killed_at_random_moments_and_resumed_the_weights_are_bit_equal(
+    toy_data, toy_teacher, tmp_path, taught
+):
     arguments = [
         "--data", str(toy_data), "--hidden", "6-2", "--threads", "1", "--no-plots",
         "--set", "windows_per_epoch=8", "--set", "batch_size=4", "--set", "window_ms=100",
         "--set", "burn_in_ms=20", "--set", "patience=0", "--epochs", "120",
     ]  # fmt: skip
+    if taught:
+        arguments += [
+            "--teacher", str(toy_teacher), "--set", "protocol_scale=0.3",
+            "--set", "teacher_trials=600", "--set", "real_share=0.25", "--set", "finetune_epochs=9",
+        ]  # fmt: skip
     command = [sys.executable, "-m", "surrogate.cli.main", "train"]
     whole = tmp_path / "whole"
     subprocess.run([*command, *arguments, "--out", str(whole)], check=True, capture_output=True)
