@@ -91,7 +91,7 @@ def _card(trainer: Trainer) -> ModelCard:
     config, dataset, teacher = trainer.config, trainer.dataset, trainer.teacher
     some = trainer.train_trials[:1000]
     resting = np.median(dataset.voltage(some, np.zeros(len(some), dtype=np.int64), 1))
-    taught = {}
+    taught: dict[str, Any] = {}
     if teacher is not None:
         drawn = {"trials": config.recipe.teacher_trials, "seed": config.seed}
         taught = {"digest": teacher.digest, "protocol": teacher.protocol.description, **drawn}
