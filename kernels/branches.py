@@ -77,7 +77,8 @@ class Branches:
         if not set(self.signs) <= {-1, 0, 1}:
             raise UsageError(f"signs {set(self.signs)}: expected 1, -1 or 0 for each channel")
         for branch, fed_by in enumerate(self.channels):
-            if len(set(fed_by) & set(range(len(self.signs)))) < len(fed_by):
+            inside = range(len(self.signs))
+            if len(set(fed_by)) < len(fed_by) or not all(one in inside for one in fed_by):
                 raise UsageError(
                     f"branch {branch} has channels {fed_by!r:.60}: expected different ones from 0 "
                     f"to {len(self.signs) - 1}"

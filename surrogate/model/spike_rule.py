@@ -42,7 +42,7 @@ class SpikeRule:
 
     kind: Literal["level"]
     logit: float
-    refractory_bins: Annotated[int, Field(ge=1)]
+    refractory_bins: Annotated[int, Field(ge=1, lt=2**31)]
     chosen_by: str
 
     def emit(self, logits: NDArray[np.floating]) -> NDArray[np.bool_]:

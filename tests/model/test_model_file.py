@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import resource
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -300,6 +301,14 @@ def test_a_card_that_asks_for_gigabytes_costs_nothing(path, sizes) -> None:
         tracemalloc.stop()
 
 
+def test_branches_of_a_million_channels_are_refused_at_once(path) -> None:
+    branches = {"channels": [[0]] * 512, "signs": [0] * 900_000}
+    _rewrite(path, lambda _, about: about["card"]["spec"].update(branches=branches))
+    start = time.monotonic()
+    _expect(path, "branches of 900000 channels")
+    assert time.monotonic() - start < 10
+
+
 def test_a_file_larger_than_any_model_is_not_read(path) -> None:
     with open(path, "r+b") as file:
         file.truncate(2**40)
@@ -330,6 +339,7 @@ CARD_DAMAGE = [
     ("spike_rule.logit", 10**400, "expected a finite number"),
     ("spike_rule.logit", math.nan, "expected a finite number"),
     ("spike_rule.refractory_bins", 0, "expected at least 1"),
+    ("spike_rule.refractory_bins", 10**400, "expected less than 2147483648"),
     ("channels", 20, "expected a table"),
     ("channels.groups", [], "no channel group"),
     ("channels.groups", [{"name": "a\nb" * 9, "size": 1}] * 999, "printable ASCII"),
