@@ -82,8 +82,8 @@ def validate(kind: type[T], values: Any, what: str) -> T:
         raise _explained(error, kind, what) from None
     except RecursionError:
         raise UsageError(f"{what}: nested too deeply") from None
-    except (TypeError, ValueError) as error:  # keys that are no text, integers of many digits
-        raise UsageError(f"{what}: {error}") from None
+    except ValueError:
+        raise UsageError(f"{what}: a number has more than 4,300 digits") from None
 
 
 @functools.cache
@@ -98,8 +98,8 @@ def _as_json(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's."""
-    return value.item() if getattr(value, "shape", None) == () else value
+    """NumPy's scalars and arrays as Python's numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 #: What pydantic calls things, and what users of TOML files and of the command line do.

@@ -25,7 +25,7 @@ class Spread(TypedDict):
 
 
 @open_record
-class Scores(TypedDict, total=False):
+class Scores(TypedDict):
     """What records and reports read of an evaluation: scores by their names, of which there are
     more."""
 

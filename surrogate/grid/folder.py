@@ -30,6 +30,7 @@ __all__ = ["ExperimentFolder", "GridFolder"]
 
 T = TypeVar("T")
 Number = Annotated[float, Field(ge=0)]
+Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -42,7 +43,7 @@ class Done(TypedDict):
     status: Literal["done", "unstable"]
     unstable_reason: str | None
     epochs: Count
-    scores: Annotated[dict[Literal["valid"], Scores], Field(min_length=1)]
+    scores: dict[Literal["valid"], Scores | Nothing]  # nothing: it failed in its first epoch
     parameters: Count
     seconds: Number
     own_seconds: Number
@@ -188,7 +189,7 @@ class GridFolder:
 
     def costs(self) -> dict[str, float]:
         """Predicted seconds of the experiments that were to be run, by hash."""
-        return _read(dict[str, Number], self.path / "costs.json") or {}
+        return _read(dict[str, Annotated[float, Field(gt=0)]], self.path / "costs.json") or {}
 
     def experiment(self, name: str) -> ExperimentFolder:
         """The folder of the experiment whose hash is ``name``."""

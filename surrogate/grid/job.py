@@ -21,7 +21,7 @@ from surrogate.grid.folder import GridFolder
 from surrogate.grid.grid import Grid, plan_grid
 from surrogate.grid.ledger import Ledger
 from surrogate.grid.local import TOGETHER_ON_A_GPU, LocalEngine, devices
-from surrogate.grid.request import read_grid_file, read_request
+from surrogate.grid.request import is_given, read_grid_file, read_request
 from surrogate.grid.scheduler import Engine, run_grid
 from surrogate.grid.task import Outcome
 from surrogate.grid.time_left import in_order, seconds_left
@@ -306,11 +306,7 @@ def plan(
     """
     table = read_grid_file(file) if file else {}
     asked = {key: value for key, value in table.items() if key not in ("data", "out", "slurm")}
-    given = {
-        key: value
-        for key, value in axes.items()
-        if value is not False and value not in (None, (), [], {})
-    }
+    given = {key: value for key, value in axes.items() if value is not False and is_given(value)}
     if "set" in given:
         given["set"] = dict(asked.get("set", {})) | given["set"]
     asked |= given

@@ -19,7 +19,7 @@ from surrogate.kernels.architectures import GRID_ARCHITECTURES, HIDDEN_SIZES
 from surrogate.stored import read_toml
 from surrogate.validated import hint, short, validate, validated
 
-__all__ = ["Request", "read_grid_file", "read_request"]
+__all__ = ["Request", "is_given", "read_grid_file", "read_request"]
 
 #: An experiment takes about 6 kB where a grid is planned, a configuration 1 kB in its file.
 MAX_EXPERIMENTS, MAX_CONFIGURATIONS = 100_000, 10_000
@@ -115,7 +115,7 @@ class Request:
     hidden: Axis[Annotated[tuple[int, ...], BeforeValidator(_sizes)]] = HIDDEN_SIZES
     learning_rate: Axis[Annotated[float, BeforeValidator(_number)]] = (0.001, 0.003, 0.006, 0.01)
     class_weight: Axis[Annotated[float | None, BeforeValidator(_weight)]] = (None, 5.0, 20.0)
-    seeds: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=10**9)] = 1
     same_seeds: bool = False
     recipe: str = "blog"
     set: Settings = field(default_factory=dict)
@@ -182,6 +182,11 @@ def read_grid_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return table
 
 
+def is_given(value: Any) -> bool:
+    """Whether an option says something: it is neither None nor an empty list or table."""
+    return value is not None and not (isinstance(value, list | tuple | dict) and not value)
+
+
 def read_request(table: Mapping[str, Any]) -> Request:
     """Read a request; whatever is left out is the blog's.
 
@@ -196,5 +201,5 @@ def read_request(table: Mapping[str, Any]) -> Request:
     UsageError
         If a value has the wrong form.
     """
-    given = {key: value for key, value in table.items() if value not in (None, (), [])}
+    given = {key: value for key, value in table.items() if is_given(value)}
     return validate(Request, given, "grid")

@@ -150,7 +150,7 @@ class Recipe:
     input_gain: Scale
     memory_ms: Annotated[float, Field(ge=0, le=1e6)]
     base_rate_bias: bool
-    epochs: Annotated[int, Field(ge=1, le=10**6)]
+    epochs: Annotated[int, Field(ge=1, le=10**5)]
     windows_per_epoch: Annotated[int, Field(ge=1, le=10**9)]
     batch_size: Annotated[int, Field(ge=1, le=65536)]
     window_ms: Annotated[int, Field(ge=1, le=10**6)]

@@ -203,7 +203,7 @@ class RunFolder:
         """
         try:
             lines = read_text(self.metrics, _MOST_HISTORY).splitlines()
-            return validate(list[Epoch], list(map(parse_json, lines)), "epoch")
+            return validate(list[Epoch], list(map(parse_json, lines)), "epochs")
         except FileNotFoundError:
             return []
         except OSError as error:

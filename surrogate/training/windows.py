@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+#: Spikes and voltage of a batch take 8 bytes a bin.
+MAX_BATCH_BINS = 2**27
+
+
 @dataclass(frozen=True)
 class WindowPlan:
     """All windows of a run, in order.
@@ -79,7 +83,7 @@ def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> Window
     Raises
     ------
     UsageError
-        If the windows do not fit the trials or the bins, or run out and ``reuse`` is false.
+        If the windows do not fit the trials, the bins or memory, or run out and ``reuse`` is false.
     """
     window, duration_ms = dataset.bins(recipe.window_ms), dataset.header.duration_ms
     if window > dataset.n_steps:
@@ -91,6 +95,12 @@ def plan_run(dataset: Dataset, recipe: Recipe, seed: int, reuse: bool) -> Window
         raise UsageError(
             f"windows of {recipe.window_ms} ms with a burn-in of {recipe.burn_in_ms} ms leave no "
             f"bin of {dataset.dt_ms:g} ms; use a longer --set window_ms"
+        )
+    if recipe.batch_size * window > MAX_BATCH_BINS:
+        raise UsageError(
+            f"batches of {recipe.batch_size:,} windows of {window:,} bins need "
+            f"{8e-9 * recipe.batch_size * window:.1f} GB: expected at most 1 GB; use a smaller "
+            "--set batch_size"
         )
     return plan_windows(
         recipe.window_rule,

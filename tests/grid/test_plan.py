@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import surrogate
@@ -172,6 +174,48 @@ def test_mistakes_end_in_one_line_and_leave_nothing(text, message, tmp_path) -> 
     assert result.exit_code in (1, 2)
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+MANY = ", ".join(str(1e-6 * number) for number in range(1, 2001))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds = 1000000000", "a grid of 216,000,000,000 experiments: expected at most 100,000"),
+        ("seeds = 1" + 400 * "0", "grid seeds = 10000000...000000000: expected at most 1000000000"),
+        (f"learning_rate = [{MANY}]\nseeds = 3", "a grid of 324,000 experiments"),
+        (f"learning_rate = [{500 * (MANY + ', ')}]", "bytes, expected at most 1,048,576"),
+        ("set.epochs = 1000000000000000000", "epochs = 1000000000000000000: expected at most"),
+        ("set.windows_per_epoch = 1000000", "epochs x windows_per_epoch = 200,000,000: expected"),
+        ("set.batch_size = 65536\nset.windows_per_epoch = 65536\nset.epochs = 1\n"
+         "set.window_ms = 6000", "batches of 65,536 windows of 6,000 bins need 3.1 GB"),
+        ("hidden = '1000000000-2'", "hidden sizes (1000000000, 2): expected whole numbers from 1"),
+        (f"hidden = '{100_000 * '512-'}2'", "100001 layers: expected at most"),
+        (f"hidden = '{60 * '512-'}2'", "parameters: expected at most 40,000,000"),
+        (f"hidden = {[f'{n % 500 + 1}-{n // 500 + 1}-2' for n in range(4000)]}",
+         "a grid of 12,000 configurations: expected at most 10,000"),
+    ],
+    ids=lambda text: text[:25],
+)  # fmt: skip
+def test_what_multiplies_is_refused_at_once_with_its_size(text, message, tmp_path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    began = time.monotonic()
+    result = surrogate_command("grid", "run", file, "--dry-run", "--out", tmp_path / "out")
+    assert time.monotonic() - began < 5
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+    assert len(result.stderr) <= 310
+
+
+def test_axes_may_be_numpy_arrays_and_scalars(toy_data, tmp_path) -> None:
+    rates = np.array([0.25, 0.5], np.float32)
+    axes = {"arch": "rnn", "learning_rate": rates, "class_weight": np.float64(5)}
+    job = surrogate.grid.plan(toy_data, out=tmp_path, **{**SMALL, **axes}, seeds=np.int64(2))
+    plain = {"arch": "rnn", "learning_rate": [0.25, 0.5], "class_weight": 5, "seeds": 2}
+    same = surrogate.grid.plan(toy_data, out=tmp_path, **{**SMALL, **plain})
+    assert job.grid == same.grid
 
 
 @pytest.mark.parametrize(
