@@ -15,12 +15,15 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.grid.folder import GridFolder
 from surrogate.grid.lease import HEARTBEAT_S, STALE_S, Lease, read_lease
 from surrogate.grid.task import Outcome, take_up
+from surrogate.validated import validate
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -93,9 +96,9 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
     except ImportError as error:
         raise UsageError(f"[slurm] needs dask-jobqueue ({error}); {_INSTALL}") from error
     arguments = dict(options)
-    jobs = arguments.pop("jobs", None)
-    if type(jobs) is not int or jobs < 1:
-        raise UsageError(f"[slurm] jobs = {jobs!r}: expected the number of jobs, from 1")
+    jobs = validate(
+        Annotated[int, Field(ge=1, le=10_000)], arguments.pop("jobs", None), "[slurm] jobs"
+    )
     try:
         # Quoted: the job is a shell script, and the path may contain spaces.
         defaults: dict[str, Any] = {
@@ -104,7 +107,7 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
             "python": shlex.quote(sys.executable),
         }
         cluster = SLURMCluster(**(defaults | arguments))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # wrong values meet it anywhere: Dask does not check them
         raise UsageError(f"[slurm]: {error}; see dask_jobqueue.SLURMCluster") from error
     # Not scale(): adapting replaces a job that was cancelled.
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)

@@ -53,7 +53,10 @@ def test_without_dask_one_line_says_how_to_install_it(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[slurm]\nqueue = 'main'", "[slurm] jobs = None: expected the number of jobs"),
+        ("[slurm]\nqueue = 'main'", "[slurm] jobs = None: expected a whole number"),
+        ("[slurm]\njobs = 1000000000", "[slurm] jobs = 1000000000: expected at most 10000"),
+        ("[slurm]\njobs = 1\nmemory = []", "[slurm]: 'list' object has no attribute"),
+        ("[slurm]\njobs = 1\nmemory = '1GB'\nprocesses = 0", "[slurm]: division by zero"),
         ("[slurm]\njobs = 1\nmemory = '1GB'\nquue = 'main'", "quue"),
         ("slurm = 3", "needs --scheduler ADDRESS, or a [slurm] table"),
     ],

@@ -47,6 +47,20 @@ def test_progress_is_shown_when_asked_or_handed_to_a_callable(toy_data, tmp_path
     assert [one.metrics for one in seen if one.metrics] == run.history
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "result.json"])
+def test_what_a_finished_run_has_lost_is_made_again_and_said(name, toy_data, tmp_path, capsys):
+    run = _train(toy_data, tmp_path / "run")
+    weights = run.model.state_dict()
+    damaged = bytearray((run.path / name).read_bytes())
+    damaged[-9] ^= 1
+    (run.path / name).write_bytes(damaged)
+    again = surrogate.resume(run.path, plots=False, progress=True)
+    assert f"{run.path}: its result or model file is damaged" in capsys.readouterr().err
+    for key, value in again.model.state_dict().items():
+        assert torch.equal(value, weights[key])
+    assert again.result["validation"]["roc_auc"] == run.result["validation"]["roc_auc"]
+
+
 def test_an_interrupted_call_is_resumed_to_the_same_weights(toy_data, tmp_path) -> None:
     whole = _train(toy_data, tmp_path / "whole")
 
