@@ -32,6 +32,8 @@ __all__ = ["DaskEngine", "connect", "connect_slurm"]
 
 _INSTALL = "python -m pip install 'surrogate-neuron[cluster]'"
 
+_JOBS: Any = Annotated[int, Field(ge=1, le=10_000)]
+
 #: How long to wait for a scheduler, and at the end for running experiments to save, seconds.
 _CONNECT_S = 30.0
 _GRACE_S = 120.0
@@ -96,9 +98,7 @@ def connect_slurm(options: Mapping[str, Any]) -> Client:
     except ImportError as error:
         raise UsageError(f"[slurm] needs dask-jobqueue ({error}); {_INSTALL}") from error
     arguments = dict(options)
-    jobs = validate(
-        Annotated[int, Field(ge=1, le=10_000)], arguments.pop("jobs", None), "[slurm] jobs"
-    )
+    jobs = validate(_JOBS, arguments.pop("jobs", None), "[slurm] jobs")
     try:
         # Quoted: the job is a shell script, and the path may contain spaces.
         defaults: dict[str, Any] = {
