@@ -23,6 +23,7 @@ from surrogate.datasets.header import Header
 from surrogate.datasets.layout import SPLITS
 from surrogate.datasets.reader import Dataset
 from surrogate.datasets.sources.detect import file_digest, is_converted, open_source
+from surrogate.datasets.validate import validate
 from surrogate.datasets.writer import DatasetWriter
 from surrogate.errors import DataError, UsageError
 from surrogate.files import atomic_path, check_is_file, explain_os_error, lock_file
@@ -241,7 +242,7 @@ def _stage_one(path: Path, folder: Path) -> tuple[Path, bool]:
         return path, False
     digest = file_digest(path)
     part = folder / f"{digest}.h5"
-    if part.exists():
+    if part.exists() and _is_sound(part):
         return part, True
     source = open_source(path)
     try:
@@ -252,6 +253,13 @@ def _stage_one(path: Path, folder: Path) -> tuple[Path, bool]:
     finally:
         source.close()
     return part, False
+
+
+def _is_sound(part: Path) -> bool:
+    try:
+        return not validate(part)
+    except DataError:
+        return False
 
 
 def _common_header(paths: Sequence[Path], parts: Sequence[Path]) -> tuple[Header, list[str]]:

@@ -208,13 +208,14 @@ class Hdf5File:
             could reach another file, run other code or unpack to more than it declares.
         """
         with reading(self.path, name):
-            found = self._find(name)
+            # Opened once: of a dataset that is open already HDF5 gives the cache that it has.
+            access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+            access.set_chunk_cache(10_007, cache_bytes, 0.75)
+            found = self._find(name, access)
             if not isinstance(found, h5py.h5d.DatasetID):
                 problem: str | None = "is missing or not stored in the file"
             else:
-                access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-                access.set_chunk_cache(10_007, cache_bytes, 0.75)
-                dataset = h5py.Dataset(h5py.h5d.open(self._file.id, name.encode(), access))
+                dataset = h5py.Dataset(found, readonly=True)
                 problem = (
                     _foreign_storage(dataset)
                     or _wrong_form(dataset, form, sizes)
@@ -242,7 +243,7 @@ class Hdf5File:
             )
         return {name: array[:] for name, array in arrays.items()}
 
-    def _find(self, name: str) -> Any:
+    def _find(self, name: str, access: Any = None) -> Any:
         """The object ``name``, reached over hard links alone; None if there is none."""
         found: Any = self._file.id
         for part in name.encode().split(b"/"):
@@ -252,7 +253,8 @@ class Hdf5File:
                 or found.links.get_info(part).type != h5py.h5l.TYPE_HARD
             ):
                 return None
-            found = h5py.h5o.open(found, part)
+            is_array = h5py.h5o.get_info(found, part).type == h5py.h5o.TYPE_DATASET
+            found = h5py.h5d.open(found, part, access) if is_array else h5py.h5o.open(found, part)
         return found
 
 

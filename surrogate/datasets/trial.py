@@ -239,19 +239,21 @@ class Trial:
                 first = bad[0] * header.dt_ms
                 yield f"{name} voltage is {what} at {bad.size} samples, first at {first:g} ms"
 
-    def _spike_problems(self, header: Header) -> Iterator[str]:
+    def _spike_problems(self, header: Header) -> list[str]:
         rounded = self.rounded_spike_time_ms
         if (rounded is not None) != header.rounded_times:
-            yield f"rounded spike times are {'missing' if rounded is None else 'not announced'}"
-        elif rounded is not None and rounded.shape != self.spike_time_ms.shape:
-            yield "exact and rounded spike times differ in number"
-        elif rounded is not None and self.exact_times:
-            with np.errstate(over="ignore"):
-                expected = self.spike_time_ms.astype(np.float16)
-            if not np.array_equal(expected, rounded):
-                yield "exact output spike times do not round to the listed ones"
+            return [f"rounded spike times are {'missing' if rounded is None else 'not announced'}"]
+        if rounded is not None and rounded.shape != self.spike_time_ms.shape:
+            return ["exact and rounded spike times differ in number"]
         latest_ms = header.duration_ms if self.exact_times else header.latest_ms
         if problem := times_problem(self.spike_time_ms, latest_ms):
-            yield f"output spike times {problem}"
-        if rounded is not None and (problem := times_problem(rounded, header.latest_ms)):
-            yield f"rounded output spike times {problem}"
+            return [f"output spike times {problem}"]
+        if rounded is None:
+            return []
+        if problem := times_problem(rounded, header.latest_ms):
+            return [f"rounded output spike times {problem}"]
+        with np.errstate(over="ignore"):
+            expected = self.spike_time_ms.astype(np.float16)
+        if self.exact_times and not np.array_equal(expected, rounded):
+            return ["exact output spike times do not round to the listed ones"]
+        return []

@@ -27,8 +27,9 @@ def l5pc_header(
         If the segments or what is recorded are not such as a data file can hold.
     """
     places = range(len(segments["type"]))
-    section = np.asarray(segments["section"])
-    if not ((section >= 0) & (section < 1e6) & (section % 1 == 0)).all():
+    section = np.asarray(segments["section"], np.float64)
+    # The range comes first: a cast of what lies outside is undefined.
+    if not ((section >= 0) & (section < 1e6)).all() or (section != section.astype(int)).any():
         raise DataError(
             f"{path}: the segments' sections are not whole numbers from 0 on; get the file again"
         )
