@@ -33,6 +33,7 @@ __all__ = ["Content", "dataset_digest", "provenance_digest", "read_content"]
 
 #: Of these, which training reads, this much stays decompressed in memory: the bundled sample whole.
 CACHE_BYTES = 32 * 1024 * 1024
+_MAX_DEPTH = 100  # of a provenance: printing it takes several calls per level
 _CACHED = ("input/gap", "input/count", "voltage/soma")
 
 
@@ -142,9 +143,23 @@ def _check_format(file: Hdf5File) -> tuple[str, dict[str, Any]]:
         origin = parse_json(provenance)
     except ValueError as error:
         raise DataError(f"{file.path}: provenance: {error}; convert the file again") from error
-    if not isinstance(origin, dict):
-        raise DataError(f"{file.path}: attribute provenance is no JSON object; convert it again")
+    if not isinstance(origin, dict) or _depth(origin) > _MAX_DEPTH:
+        raise DataError(
+            f"{file.path}: attribute provenance is no JSON object nested at most {_MAX_DEPTH} "
+            "deep; convert it again"
+        )
     return digest, origin
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects lie in each other."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        level = [
+            part for item in level for part in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return depth
 
 
 def _arrays(file: Hdf5File, sizes: dict[str, int]) -> dict[str, StoredArray]:

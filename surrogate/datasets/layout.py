@@ -14,6 +14,7 @@ __all__ = [
     "CHUNK_EVENTS",
     "CHUNK_STEPS",
     "FORMAT",
+    "MAX_BATCH_EVENTS",
     "MAX_CHUNK_BYTES",
     "MAX_PROVENANCE",
     "MAX_SEGMENTS",
@@ -47,6 +48,8 @@ MAX_TRIALS = 10_000_000
 MAX_SEGMENTS = 100_000
 #: Input events of a trial, and bins of all its voltages together.
 MAX_TRIAL_EVENTS = MAX_TRIAL_SAMPLES = 1 << 25
+#: Input events of a batch of windows, which take about 16 bytes each while they are read.
+MAX_BATCH_EVENTS = 1 << 26
 #: A deflated chunk of this size can unpack to 0.5 GB, whatever it declares.
 MAX_CHUNK_BYTES = 1 << 19
 #: Bytes of the attribute; 100,000 sources take less.

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from surrogate.channels import Channels
 from surrogate.datasets.content import read_content
-from surrogate.datasets.layout import FORMAT, MAX_VOLTAGE_MV, SPLITS
+from surrogate.datasets.layout import FORMAT, MAX_BATCH_EVENTS, MAX_VOLTAGE_MV, SPLITS
 from surrogate.datasets.storage import Hdf5File, reading
 from surrogate.datasets.trial import Trial, spike_bins
 from surrogate.errors import DataError, UsageError
@@ -269,6 +269,8 @@ class Dataset:
         UsageError
             If a window leaves its trial, or the events have amplitudes or weights, which the
             networks do not take.
+        DataError
+            If the bytes are damaged, or the windows hold more events than the memory should.
         """
         import torch
 
@@ -280,12 +282,13 @@ class Dataset:
                 "networks take spikes of one size; give data without them"
             )
         windows = self._windows(trials, starts, steps)
-        gaps, counts = [], np.empty((len(windows), steps), np.int64)
+        bounds, counts = [], np.empty((len(windows), steps), np.int64)
         for b, (trial, start) in enumerate(windows):
             of_trial = self._row_ptr(trial)
             counts[b] = np.diff(of_trial[start : start + steps + 1])
-            low, high = of_trial[[start, start + steps]] + self._trial_ptr[trial]
-            gaps.append(self._gap[int(low) : int(high)])
+            bounds.append((of_trial[[start, start + steps]] + self._trial_ptr[trial]).tolist())
+        self._check_counts(counts)
+        gaps = [self._gap[low:high] for low, high in bounds]
         row_ptr = np.zeros(counts.size + 1, np.int32)
         np.cumsum(counts, out=row_ptr[1:])
         gap = np.concatenate([np.zeros(0, np.uint16), *gaps])
@@ -362,6 +365,20 @@ class Dataset:
                 f"{stored}; convert the file again"
             )
         return row_ptr
+
+    def _check_counts(self, counts: np.ndarray) -> None:
+        """Refuse windows whose events would exhaust the memory."""
+        most, total = counts.max(initial=0), counts.sum()
+        if most > self.n_inputs:
+            raise DataError(
+                f"{self.path}: a bin counts {most} input events, more than the {self.n_inputs} "
+                "channels; run surrogate data validate on the file and convert it again"
+            )
+        if total > MAX_BATCH_EVENTS:
+            raise DataError(
+                f"{self.path}: {len(counts)} windows of {counts.shape[1]} bins hold {total} input "
+                f"events, expected at most {MAX_BATCH_EVENTS}; take fewer or shorter ones"
+            )
 
     def _channels(self, gap: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Undo ``writer.gaps_of``: uint32 channels of consecutive rows with ``counts`` events."""

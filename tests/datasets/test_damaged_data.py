@@ -44,7 +44,12 @@ def test_a_wrong_attribute_is_one_line_with_the_file(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("provenance", ["{", "[" * 100_000, "[]", '{"n": 1' + "0" * 5000 + "}"])
+NESTED = '{"a": ' * 101 + "1" + "}" * 101
+
+
+@pytest.mark.parametrize(
+    "provenance", ["{", "[" * 100_000, "[]", NESTED, '{"n": 1' + "0" * 5000 + "}"]
+)
 def test_a_provenance_that_is_no_object_is_one_line(copy: Path, provenance: str) -> None:
     with h5py.File(copy, "r+") as file:
         file.attrs["provenance"] = np.bytes_(provenance)
