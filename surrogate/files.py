@@ -72,6 +72,8 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise explain_os_error(error, path) from error
+    except ValueError as error:  # a zero byte
+        raise DataError(f"{path!s}: no path ({error}); check it") from None
     if stat.S_ISDIR(mode):
         raise explain_os_error(IsADirectoryError(errno.EISDIR, ""), path)
     if not stat.S_ISREG(mode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 __all__ = [
     "parse_json",
     "parse_toml",
+    "read_bytes",
     "read_json",
     "read_text",
     "read_toml",
@@ -28,6 +30,10 @@ __all__ = [
 
 #: Parsed, JSON takes up to 25 times as much memory; TOML is written by hand.
 _MOST_JSON, _MOST_TOML = 1 << 24, 1 << 20
+# Each part of a dotted key costs as much as all before it.
+_LONG_KEY = re.compile(
+    r"""(?<![\w."'\\-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}"""
+)
 _MAGIC = b"surrogate sealed 1\n"
 
 
@@ -38,6 +44,8 @@ def parse_json(text: str) -> Any:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The table of a TOML text; ValueError where there is none, however it is damaged."""
+    if _LONG_KEY.search(text):
+        raise ValueError("a key of more than 100 parts")
     return _parsed(tomllib.loads, text)
 
 
@@ -71,6 +79,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_text(path: str | os.PathLike[str], most: int = _MOST_JSON) -> str:
     """The text in a file; OSError, and ValueError if it is none or has more than ``most`` bytes."""
+    return read_bytes(path, most).decode("utf-8")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of a file; OSError, and ValueError if it is none or has more than ``most``."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
         raise ValueError("a pipe or device, not a file")
@@ -78,7 +91,7 @@ def read_text(path: str | os.PathLike[str], most: int = _MOST_JSON) -> str:
         raw = handle.read(most + 1)
     if len(raw) > most:
         raise ValueError(f"{os.stat(path).st_size:,} bytes, expected at most {most:,}")
-    return raw.decode("utf-8")
+    return raw
 
 
 def seal_json(content: Mapping[str, Any]) -> str:

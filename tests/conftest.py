@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from helpers.faults import TRIED
-
 if TYPE_CHECKING:
     from surrogate.datasets import Trial
 
@@ -125,8 +123,3 @@ def one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for kind, number in sorted(TRIED.items()):
-        terminalreporter.line(f"mutations of {kind}: {number:,} tried")

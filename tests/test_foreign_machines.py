@@ -23,6 +23,7 @@ from surrogate.cli._common import one_line
 from surrogate.datasets.convert import convert
 from surrogate.errors import DataError, SurrogateError
 from surrogate.files import atomic_write_text, check_is_file, lock_file
+from surrogate.grid.folder import ExperimentFolder
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.kernels import StackSpec
 from surrogate.model.model_file import save
@@ -78,6 +79,20 @@ def test_a_pipe_or_device_is_neither_replaced_nor_waited_for(tmp_path: Path, kin
     with pytest.raises(DataError, match=f"is a {kind}"):
         check_is_file(path)
     assert path.stat().st_mode == before
+
+
+def test_a_path_with_a_zero_byte_is_refused() -> None:
+    with pytest.raises(DataError, match="no path"):
+        check_is_file("data\x00.h5")
+
+
+def test_pipes_among_an_experiment_s_files_are_not_waited_for(tmp_path: Path) -> None:
+    for name in (".lease.lock", "starts.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is a pipe"):
+        Lease.acquire(tmp_path, threading.Event())
+    with pytest.raises(DataError, match="is a pipe"):
+        ExperimentFolder(tmp_path).note_start(0, None)
 
 
 def test_without_a_home_the_cache_lies_among_temporary_files(monkeypatch) -> None:

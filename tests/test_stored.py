@@ -62,6 +62,8 @@ HOSTILE = {
     "deep": "[" * 200_000,
     "deep objects": '{"a":' * 200_000,
     "long integer": "1" * 100_000,
+    "long key": "a" + ".a" * 100_000,
+    "long quoted key": '"a"' + '. "a" ' * 100_000,
     "nothing": "",
     "no text": "\x00",
 }

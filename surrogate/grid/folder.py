@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from surrogate.errors import DataError, UsageError
 from surrogate.evaluation.result import Scores
-from surrogate.files import atomic_write_text, explain_os_error
+from surrogate.files import atomic_write_text, check_is_file, explain_os_error
 from surrogate.grid.grid import Grid
 from surrogate.stored import seal_json, unseal_json
 from surrogate.training.run_folder import RunFolder
@@ -121,6 +121,8 @@ class ExperimentFolder:
         line |= {"note": note} if note else {}
         path = self.path / "starts.jsonl"
         try:
+            if path.exists():
+                check_is_file(path)
             with open(path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
         except OSError as error:

@@ -22,7 +22,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from surrogate.errors import DataError
-from surrogate.files import atomic_write_text, explain_os_error, lock_file
+from surrogate.files import atomic_write_text, check_is_file, explain_os_error, lock_file
 from surrogate.stored import read_json
 from surrogate.validated import record, validate
 
@@ -168,6 +168,8 @@ def _guarded(folder: Path) -> Iterator[None]:
     path = folder / ".lease.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_is_file(path)
         with open(path, "wb") as handle:
             lock_file(handle, wait=True)
             yield

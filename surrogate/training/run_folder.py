@@ -26,7 +26,7 @@ from surrogate.errors import DataError, SurrogateError, UsageError
 from surrogate.evaluation.result import Scores
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
 from surrogate.model.model_file import MODEL_NAME, load
-from surrogate.stored import parse_json, read_text, seal, seal_json, unseal, unseal_json
+from surrogate.stored import parse_json, read_bytes, read_text, seal, seal_json, unseal, unseal_json
 from surrogate.training.epoch_scores import Epoch
 from surrogate.training.run_config import RunConfig
 from surrogate.validated import record, validate
@@ -221,9 +221,7 @@ class RunFolder:
 
 
 def _read_checkpoint(path: Path, most: int) -> tuple[Arrays, Any]:
-    if (size := path.stat().st_size) > most:
-        raise ValueError(f"{size:,} bytes, expected at most {most:,}")
-    content = unseal(path.read_bytes())
+    content = unseal(read_bytes(path, most))
     arrays = safetensors.load(content)
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
     return arrays, parse_json((header.get("__metadata__") or {}).get("state", ""))
