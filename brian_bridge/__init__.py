@@ -13,12 +13,19 @@ except ImportError as error:
 from surrogate.brian_bridge.artificial import ArtificialUnits
 from surrogate.brian_bridge.background import Background
 from surrogate.brian_bridge.neuron import SurrogateNeuron
-from surrogate.brian_bridge.thresholds import Level, LocalPeak, RisingEdge, Stochastic
+from surrogate.brian_bridge.thresholds import (
+    Hysteresis,
+    Level,
+    LocalPeak,
+    RisingEdge,
+    Stochastic,
+)
 from surrogate.brian_bridge.warm import warm_state
 
 __all__ = [
     "ArtificialUnits",
     "Background",
+    "Hysteresis",
     "Level",
     "LocalPeak",
     "RisingEdge",

@@ -12,10 +12,10 @@ from brian2 import Hz, Quantity, TimedArray
 from brian2.units.fundamentalunits import have_same_dimensions
 from numpy.typing import NDArray
 
-from surrogate.brian_bridge.philox import whole_seed
 from surrogate.brian_bridge.poisson import PoissonChannels
 from surrogate.channels import ChannelGroup, Channels
 from surrogate.errors import UsageError
+from surrogate.model.philox import whole_seed
 
 __all__ = ["Background", "Drive", "check_rates"]
 

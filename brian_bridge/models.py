@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surrogate.brian_bridge.thresholds import Level, Threshold
+from surrogate.brian_bridge.thresholds import Threshold, threshold_of
 from surrogate.errors import UsageError
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import Model, load
+from surrogate.model.spike_rule import SpikeRule
 
 __all__ = ["ModelSource", "Population"]
 
@@ -81,19 +82,32 @@ class Population:
             for name in self.spec.parameter_shapes():
                 yield state[name].cpu().numpy()
 
-    def levels(self, threshold: Threshold) -> NDArray[np.float64] | float:
-        """The level of each neuron's logit, or one for all.
+    def threshold(self) -> Threshold:
+        """The rule of the cards.
 
         Raises
         ------
         UsageError
-            If it should come from a card that has no spike rule.
+            If a card has none, or they are of several kinds.
         """
-        if not isinstance(threshold, Level):
-            return 0.0
-        if threshold.logit is not None:
-            return threshold.logit
-        return self._of_each_rule("logit")
+        kinds = {rule.kind: rule for rule in self._rules()}
+        if len(kinds) > 1:
+            raise UsageError(
+                f"the models' spike rules are of several kinds ({', '.join(kinds)}): give one, "
+                "such as threshold=Level()"
+            )
+        return threshold_of(next(iter(kinds.values())))
+
+    def levels(self, threshold: Threshold, field: str = "logit") -> NDArray[np.float64] | float:
+        """The level of each neuron's logit, or one for all; the lower one of ``low_logit``.
+
+        Raises
+        ------
+        UsageError
+            If it should come from a card that has no such spike rule.
+        """
+        given = getattr(threshold, field)
+        return self._of_each_rule(field) if given is None else given
 
     def refractory_ms(self) -> float:
         """The refractory period of the cards, in ms."""
@@ -116,16 +130,22 @@ class Population:
         return values[0] if self.shared else np.array(values)
 
     def _of_each_rule(self, field: str) -> NDArray[np.float64] | float:
-        values = []
+        values = [getattr(rule, field) for rule in self._rules()]
+        if None in values:
+            raise UsageError(
+                "the model card's spike rule is no hysteresis: give both levels, such as "
+                "Hysteresis(-2.0, -3.0)"
+            )
+        return float(values[0]) if self.shared else np.array(values, np.float64)
+
+    def _rules(self) -> Iterator[SpikeRule]:
         for model in self.models:
-            rule = model.spike_rule
-            if rule is None:
+            if model.spike_rule is None:
                 raise UsageError(
                     f"{model.path or model}: the model card has no spike rule; give a threshold "
                     'and a refractory period, such as threshold="p > 0.5", refractory=2*ms'
                 )
-            values.append(float(getattr(rule, field)))
-        return values[0] if self.shared else np.array(values)
+            yield model.spike_rule
 
 
 def _open(source: Any) -> Model:

@@ -22,7 +22,7 @@ from surrogate.brian_bridge.models import ModelSource, Population
 from surrogate.brian_bridge.rates import input_rates, range_warnings
 from surrogate.brian_bridge.standalone import StandaloneStep
 from surrogate.brian_bridge.step import RuntimeStep
-from surrogate.brian_bridge.thresholds import Expression, Level, Stochastic, Threshold
+from surrogate.brian_bridge.thresholds import Expression, Hysteresis, Stochastic, Threshold
 from surrogate.channels import Channels
 from surrogate.errors import UsageError
 
@@ -84,7 +84,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
     Spikes arrive through ordinary :class:`~brian2.synapses.synapses.Synapses` onto ``inputs``,
     with ``on_pre="x_post += 1"``, and leave like those of any other group. Bin k holds what arrives
     at k dt <= t < (k + 1) dt, dt being the bin length of the card. The model steps at (k + 1) dt,
-    before anything else happens at that time, and its spikes have that time. See docs/brian2.md.
+    before anything else happens at that time, and its spikes have that time; those of local peaks
+    have it a bin later (:attr:`spike_delay`). See docs/brian2.md.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
     threshold : Threshold or str, optional
         When a bin's output is a spike: :class:`~surrogate.brian_bridge.Level`,
         :class:`~surrogate.brian_bridge.RisingEdge`, :class:`~surrogate.brian_bridge.LocalPeak`,
-        :class:`~surrogate.brian_bridge.Stochastic`, or a Brian2 expression such as ``"p > 0.4"``.
-        By default the rule of the model card.
+        :class:`~surrogate.brian_bridge.Hysteresis`, :class:`~surrogate.brian_bridge.Stochastic`, or
+        a Brian2 expression such as ``"p > 0.4"``. By default the rule of the model card.
     refractory : Quantity, str or False, optional
         As in NeuronGroup; by default that of the model card's spike rule.
     background : Background, optional
@@ -164,7 +165,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         name: str = "surrogateneuron*",
     ) -> None:
         self.population = Population(model, N)
-        self.threshold = _threshold(threshold)
+        self.threshold = self.population.threshold() if threshold is None else _threshold(threshold)
         if not isinstance(threads, int | np.integer) or threads < 1:
             raise UsageError(f"threads={threads!r}: expected a whole number from 1 on")
         self.threads = int(threads)
@@ -230,11 +231,15 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         for name in ("_logit", *self.history):
             add(name, size=self._N, dtype=np.float64)
             self.variables[name].set_value(-np.inf)
-        if isinstance(self.threshold, Level):
+        if not isinstance(self.threshold, Expression):
             add("_level", size=self._N, dtype=np.float64, constant=True)
             self.variables["_level"].set_value(self.population.levels(self.threshold))
-        if isinstance(self.threshold, Stochastic):
-            add("_uniform", size=self._N, dtype=np.float64)
+        if isinstance(self.threshold, Hysteresis):
+            add("_low_level", size=self._N, dtype=np.float64, constant=True)
+            low = self.population.levels(self.threshold, "low_logit")
+            self.variables["_low_level"].set_value(low)
+        for name in self._rule_variables:
+            add(name, size=self._N, dtype=np.float64 if name == "_noise" else bool)
         # Spikes of the network on each channel group, and the steps in which they were counted;
         # then those of the background, too.
         for name in ("_arrivals", "_received") if self.drives else ("_arrivals",):
@@ -244,12 +249,24 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
             self.variables[name].read_only = True
 
     @property
+    def _rule_variables(self) -> list[str]:
+        """What the step works out for the condition of the threshold."""
+        if isinstance(self.threshold, Hysteresis):
+            return ["_high", "_rose"]
+        return ["_noise"] if isinstance(self.threshold, Stochastic) else []
+
+    @property
     def step_variables(self) -> list[str]:
         """Names of the variables that the step of the model works on."""
-        drawn = ["_uniform"] if isinstance(self.threshold, Stochastic) else []
         names = ["v", "p", "lost", "_state", "_outputs", "_logit", "_arrivals"]
         background = [drive.variable for drive in self.drives]
-        return [*names, *self.history, *drawn, *background, *(["_received"] if background else [])]
+        received = ["_received"] if background else []
+        return [*names, *self.history, *self._rule_variables, *background, *received]
+
+    @property
+    def spike_delay(self) -> Quantity:
+        """How much later a spike has its time than the end of the bin that it belongs to."""
+        return self.threshold.delay_bins * self.population.card.dt_ms * ms
 
     @property
     def written_readonly_vars(self) -> set[Any]:
@@ -345,16 +362,14 @@ class SurrogateSubgroup(_HasChannels, Subgroup):
         return self.source[self.start + start : self.start + stop]
 
 
-def _threshold(given: Threshold | str | None) -> Threshold:
+def _threshold(given: Threshold | str) -> Threshold:
     if isinstance(given, str):
         return Expression(given)
-    if given is None:
-        return Level()
     if isinstance(given, Threshold):
         return given
     raise UsageError(
         f"threshold {given!r}: expected an expression such as 'p > 0.4', or Level(), RisingEdge(), "
-        "LocalPeak() or Stochastic(seed)"
+        "LocalPeak(), Hysteresis() or Stochastic(seed)"
     )
 
 

@@ -18,8 +18,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.brian_bridge.philox import philox
 from surrogate.kernels import cpu
+from surrogate.model.philox import philox
 
 __all__ = ["PoissonChannels"]
 

@@ -81,12 +81,23 @@ void read_out(int neurons, const T *outputs, double scale, double offset, double
   }
 }
 
-// Numbers in [0, 1) that depend on seed, step and neuron alone.
-inline void uniform(uint64_t seed, int64_t step, int neurons, double *numbers) {
+// Which logits reach the level for the first time since they were below the lower one.
+inline void find_rises(int neurons, const double *logit, const double *level,
+                       const double *low_level, char *high, char *rose) {
+  for (int n = 0; n < neurons; ++n) {
+    const bool reaches = logit[n] >= level[n];
+    rose[n] = reaches && !high[n];
+    high[n] = reaches || (high[n] && logit[n] >= low_level[n]);
+  }
+}
+
+// Numbers of the logistic distribution that depend on seed, step and neuron alone.
+inline void logistic(uint64_t seed, int64_t step, int neurons, double *numbers) {
   for (int n = 0; n < neurons; ++n) {
     uint32_t c[4] = {uint32_t(n), uint32_t(step), uint32_t(uint64_t(step) >> 32), 0};
     philox(c, seed);
-    numbers[n] = ((c[0] >> 5) * 67108864.0 + (c[1] >> 6)) / 9007199254740992.0;
+    const double u = ((c[0] >> 5) * 67108864.0 + (c[1] >> 6)) / 9007199254740992.0;
+    numbers[n] = std::log(u) - std::log1p(-u);
   }
 }
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from surrogate.brian_bridge.rates import MIN_BINS
 from surrogate.brian_bridge.stepped import SteppedGroup
-from surrogate.brian_bridge.thresholds import Stochastic
+from surrogate.brian_bridge.thresholds import Hysteresis, Stochastic
 from surrogate.errors import UsageError
 from surrogate.kernels.cpu.sequences import lacks
 
@@ -40,7 +40,7 @@ static double $function(const double t, const double stepped_at)
     population.step($neurons, $counts, $state, $outputs, $lost);
     $shifts
     surrogate::read_out($neurons, $outputs, $scale, $offset, $logit, $p, $v);
-    $draw
+    $decide
     return t;
 }
 """)
@@ -185,10 +185,14 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         f"std::copy({newer}, {newer} + {len(neuron)}, {older});"
         for newer, older in zip(logits[-2::-1], logits[:0:-1], strict=True)
     ]
-    threshold, draw = neuron.threshold, ""
+    threshold, decide = neuron.threshold, ""
     if isinstance(threshold, Stochastic):
-        uniform = _array(variables["_uniform"])
-        draw = f"surrogate::uniform({threshold.seed}ULL, timestep, {len(neuron)}, {uniform});"
+        noise = _array(variables["_noise"])
+        decide = f"surrogate::logistic({threshold.seed}ULL, timestep, {len(neuron)}, {noise});"
+    if isinstance(threshold, Hysteresis):
+        names = ("_logit", "_level", "_low_level", "_high", "_rose")
+        arrays = ", ".join(_array(variables[name]) for name in names)
+        decide = f"surrogate::find_rises({len(neuron)}, {arrays});"
     return {
         "real": c_data_type(variables["_state"].dtype),
         "hidden_sizes": ", ".join(map(str, spec.hidden_sizes)),
@@ -205,7 +209,7 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         "timestep": _array(timestep),
         "counts": _array(neuron.inputs.variables["x"]),
         "shifts": "\n    ".join(shifts),
-        "draw": draw,
+        "decide": decide,
         **{
             name: _array(variables[variable])
             for name, variable in {

@@ -10,9 +10,9 @@ from brian2.core.base import weakproxy_with_fallback
 from numpy.typing import NDArray
 
 from surrogate.brian_bridge.gpu import GpuStepper
-from surrogate.brian_bridge.philox import uniform
 from surrogate.brian_bridge.stepped import SteppedGroup
 from surrogate.kernels.stepper import Stepper
+from surrogate.model.philox import logistic
 
 __all__ = ["RuntimeStep"]
 
@@ -54,6 +54,10 @@ class RuntimeStep(NetworkOperation):
         self._seed = getattr(neuron.threshold, "seed", 0)
         # Oldest last: each gets the value of the one before it.
         self._logits = [own[name] for name in ("_logit", *neuron.history)]
+        if "_rose" in own:
+            self._level, self._low_level = (
+                neuron.variables[name].get_value() for name in ("_level", "_low_level")
+            )
         self._timestep = self.clock.variables["timestep"].get_value()
         self._time = neuron.clock.variables["t"].get_value()
         self._first_step = neuron.variables["_first_step"].get_value()
@@ -78,8 +82,12 @@ class RuntimeStep(NetworkOperation):
         own["p"][:] = 0.5 * (1 + np.tanh(0.5 * own["_logit"]))
         voltage = stepper.outputs[:, 1].astype(np.float64)
         own["v"][:] = (voltage * self._spec.voltage_scale + self._spec.voltage_offset) * 1e-3
-        if "_uniform" in own:
-            own["_uniform"][:] = uniform(self._seed, timestep, len(self._counts))
+        if "_noise" in own:
+            own["_noise"][:] = logistic(self._seed, timestep, len(self._counts))
+        if "_rose" in own:
+            reaches = own["_logit"] >= self._level
+            own["_rose"][:] = reaches & ~own["_high"]
+            own["_high"][:] = reaches | (own["_high"] & (own["_logit"] >= self._low_level))
         self._stepped_at[0] = self._time[0]
 
     def _sample_arrivals(self, timestep: int, arrivals: NDArray[np.int64]) -> None:

@@ -1,8 +1,8 @@
-"""When a surrogate's spike logit becomes a spike.
+"""When a surrogate's spike logit becomes a spike: the kinds of spike rules in Brian2's words.
 
 A rule is a condition that Brian2 evaluates for every neuron in the time step in which a bin's
 outputs appear. ``_logit`` is the logit of that bin, ``_logit_1`` and ``_logit_2`` those of the two
-bins before.
+bins before; ``_level`` and ``_low_level`` are the rule's.
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from surrogate.brian_bridge.philox import whole_seed
 from surrogate.errors import UsageError
+from surrogate.model.philox import whole_seed
+from surrogate.model.spike_rule import SpikeRule
 
-__all__ = ["Expression", "Level", "LocalPeak", "RisingEdge", "Stochastic", "Threshold"]
+__all__ = [
+    "Expression",
+    "Hysteresis",
+    "Level",
+    "LocalPeak",
+    "RisingEdge",
+    "Stochastic",
+    "Threshold",
+    "threshold_of",
+]
 
 
 class Threshold(ABC):
@@ -23,6 +33,8 @@ class Threshold(ABC):
 
     #: Number of earlier bins whose logits the condition reads.
     history: ClassVar[int] = 0
+    #: How many bins after the bin that it belongs to a spike is known and emitted.
+    delay_bins: ClassVar[int] = 0
 
     @property
     @abstractmethod
@@ -32,7 +44,7 @@ class Threshold(ABC):
 
 @dataclass(frozen=True)
 class Level(Threshold):
-    """A spike in every bin whose logit reaches a level: the rule of the model card.
+    """A spike in every bin whose logit reaches a level.
 
     Attributes
     ----------
@@ -47,8 +59,7 @@ class Level(Threshold):
         return "_logit >= _level"
 
     def __post_init__(self) -> None:
-        if self.logit is not None and not math.isfinite(self.logit):
-            raise UsageError(f"threshold's logit {self.logit}: expected a finite number")
+        _check_level(self.logit)
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class LocalPeak(Level):
     """
 
     history: ClassVar[int] = 2
+    delay_bins: ClassVar[int] = 1
 
     @property
     def condition(self) -> str:
@@ -77,26 +89,57 @@ class LocalPeak(Level):
 
 
 @dataclass(frozen=True)
+class Hysteresis(Level):
+    """A spike where the logit reaches the level for the first time since it was below another.
+
+    Attributes
+    ----------
+    low_logit : float, optional
+        The lower level. Both are given, or both are the card's.
+    """
+
+    low_logit: float | None = None
+
+    @property
+    def condition(self) -> str:
+        return "_rose"
+
+    def __post_init__(self) -> None:
+        _check_level(self.logit)
+        _check_level(self.low_logit)
+        if self.logit is None and self.low_logit is None:
+            return
+        if self.logit is None or self.low_logit is None or self.low_logit > self.logit:
+            raise UsageError(
+                f"{self}: expected two levels, low_logit at most logit, or none for the card's"
+            )
+
+
+@dataclass(frozen=True)
 class Stochastic(Threshold):
     """A spike with the probability that the network gives, drawn anew in each bin.
 
-    The random numbers depend on seed, neuron and bin alone (:mod:`surrogate.brian_bridge.philox`):
-    they are the same in every mode of Brian2, in several runs and after ``restore``, and do not use
+    The random numbers depend on seed, neuron and bin alone (:mod:`surrogate.model.philox`): they
+    are the same in every mode of Brian2, in several runs and after ``restore``, and do not use
     Brian2's own generator.
 
     Attributes
     ----------
     seed : int
         From 0 to 2**64 - 1. Groups with the same seed draw the same numbers.
+    logit : float, optional
+        The probability is sigmoid(z - logit), z being the network's logit; None for the card's.
     """
 
     seed: int = 0
+    logit: float | None = 0.0
 
     @property
     def condition(self) -> str:
-        return "_uniform < p"
+        return "_logit - _noise >= _level"
 
     def __post_init__(self) -> None:
+        _check_level(self.logit)
         object.__setattr__(self, "seed", whole_seed(self.seed))
 
 
@@ -109,3 +152,20 @@ class Expression(Threshold):
     @property
     def condition(self) -> str:
         return self.code
+
+
+def _check_level(logit: float | None) -> None:
+    if logit is not None and not math.isfinite(logit):
+        raise UsageError(f"threshold's logit {logit}: expected a finite number")
+
+
+def threshold_of(rule: SpikeRule) -> Threshold:
+    """The threshold that is a card's rule, its levels taken from the card."""
+    if rule.kind == "stochastic":
+        return Stochastic(rule.seed or 0, None)
+    return {
+        "level": Level,
+        "rising_edge": RisingEdge,
+        "local_peak": LocalPeak,
+        "hysteresis": Hysteresis,
+    }[rule.kind]()

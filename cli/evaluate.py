@@ -48,8 +48,10 @@ The rest:
   thresholds {youden, gmean, rate}: {logit, probability, tpr, fpr}
   spread {saturated_share, distinct_above_threshold,
           distinct_probabilities_above_threshold, logit_gap}
-  spike_rule {kind, logit, refractory_ms, chosen_by, emitted_spikes, emitted_rate_hz,
-          neuron_rate_hz}
+  spike_rule {kind, logit, low_logit, seed, refractory_ms, delay_ms, chosen_by,
+          emitted_spikes, emitted_rate_hz, neuron_rate_hz}
+  threshold_sensitivity [{factor, logit, emitted_spikes, rate_ratio, event_f1,
+          event_f1_mean}]: with the odds of the level multiplied by 0.25 to 4
   error_anatomy {hit, shifted, missed, false, delay_ms, by_place, false_beside_spikes,
           onset, worst_trials, worst_tenth_share}
   interspike_intervals {edges_ms, neuron, surrogate}
@@ -69,7 +71,7 @@ What does not exist, such as the ROC AUC of trials without spikes, is null.
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw roc.png, roc.svg, traces.png and traces.svg there.",
+    help="Draw ROC curve, emitted spikes and traces there, each as .png and .svg.",
 )
 @click.option(
     "--write-rule",
@@ -111,5 +113,5 @@ def evaluate(
         )
     text = f"{result}\n\n{roc_in_terminal(result.outputs)}"
     if plots is not None:
-        result["plots"] = plot_evaluation(plots, result.outputs, result.model.spike_rule)
+        result["plots"] = plot_evaluation(plots, result)
     emit(as_json, result, text)

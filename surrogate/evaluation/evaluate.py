@@ -13,13 +13,14 @@ from surrogate import datasets
 from surrogate.errors import DataError, UsageError
 from surrogate.evaluation.bootstrap import Resamples, draw_weights
 from surrogate.evaluation.breakdown import error_anatomy, interval_histogram, reliability
+from surrogate.evaluation.choose_rule import choose_rule, threshold_sensitivity
 from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.evaluation.result import Evaluation
 from surrogate.evaluation.roc import ideal_thresholds, logit_spread
 from surrogate.evaluation.scores import SCORES
 from surrogate.model.model_file import Model, load, save
 from surrogate.model.prediction import BinsCallback
-from surrogate.model.spike_rule import SpikeRule, match_output_rate
+from surrogate.model.spike_rule import SpikeRule
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -142,6 +143,7 @@ def evaluate_outputs(
         "thresholds": ideal_thresholds(logits, spikes) if outputs.rankable else None,
         "spread": logit_spread(logits, spikes, bound) if outputs.rankable else None,
         "spike_rule": None if rule is None else _describe(rule, outputs),
+        "threshold_sensitivity": None if rule is None else threshold_sensitivity(rule, outputs),
         "error_anatomy": error_anatomy(outputs),
         "interspike_intervals": interval_histogram(outputs),
         "reliability": reliability(resamples),
@@ -175,7 +177,10 @@ def _describe(rule: SpikeRule, outputs: Outputs) -> dict[str, Any]:
     return {
         "kind": rule.kind,
         "logit": rule.logit,
+        "low_logit": rule.low_logit,
+        "seed": rule.seed,
         "refractory_ms": rule.refractory_bins * outputs.dt_ms,
+        "delay_ms": rule.delay_bins * outputs.dt_ms,
         "chosen_by": rule.chosen_by,
         "emitted_spikes": emitted,
         "emitted_rate_hz": emitted / seconds,
@@ -201,11 +206,11 @@ def _rewrite_rule(model: Model, dataset: Dataset, split: str, outputs: Outputs) 
             f"{dataset.path}: no output spike in split {split!r}, so no rate to choose a spike "
             "rule by; choose it on other trials"
         )
-    chosen_by = (
-        f"output rate, refractoriness included, of {len(outputs.trials)} trials: split {split} of "
-        f"{dataset.path.name}, sha256 {dataset.digest[:12]}"
+    of = (
+        f"{len(outputs.trials)} trials: split {split} of {dataset.path.name}, sha256 "
+        f"{dataset.digest[:12]}"
     )
-    rule = match_output_rate(outputs.logits, outputs.spikes, outputs.dt_ms, chosen_by)
+    rule = choose_rule(outputs.logits, outputs.spikes, outputs.dt_ms, of)
     assert model.path is not None
     save(model.path, model.stack, replace(model.card, spike_rule=rule))
     model.card.spike_rule = rule

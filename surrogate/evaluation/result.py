@@ -127,11 +127,21 @@ class Evaluation(dict[str, Any]):
         )
 
     def _spike_rule(self) -> str:
-        rule = self["spike_rule"]
+        rule, described = self.model.spike_rule, self["spike_rule"]
         if rule is None:
             return "spike rule: none chosen yet; choose one with --split valid --write-rule"
-        return (
-            f"spike rule: logit {rule['logit']:.7g}, refractory {rule['refractory_ms']:g} ms "
-            f"({rule['chosen_by']})\n"
-            f"  emits {rule['emitted_rate_hz']:.2f} Hz, the neuron {rule['neuron_rate_hz']:.2f} Hz"
-        )
+        lines = [
+            f"spike rule: {rule.in_words(self.outputs.dt_ms)}",
+            f"  chosen by {rule.chosen_by}",
+            f"  emits {described['emitted_rate_hz']:.2f} Hz, the neuron "
+            f"{described['neuron_rate_hz']:.2f} Hz",
+        ]
+        if self["n_spikes"]:
+            other = (
+                f"x {one['factor']:g}: {one['rate_ratio']:.2f} of the rate, "
+                f"F1 {one['event_f1_mean']:.3f}"
+                for one in self["threshold_sensitivity"]
+                if one["factor"] in (0.8, 1.25)
+            )
+            lines.append(f"  odds of the level {'; '.join(other)}")
+        return "\n".join(lines)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from surrogate.evaluation.comparison import Comparison
 from surrogate.evaluation.protocols import Outputs
+from surrogate.evaluation.result import Evaluation
 from surrogate.evaluation.roc import Roc, ideal_thresholds, sigmoid
 from surrogate.evaluation.scores import VOLTAGE_CLIP_MV
 from surrogate.model.spike_rule import SpikeRule
+from surrogate.plots.spikes import plot_spikes
 from surrogate.plots.style import figure_style, save_figure
 
 if TYPE_CHECKING:
@@ -31,19 +33,23 @@ _TRUE, _PREDICTED, _LEVEL = "black", "#D55E00", "#0072B2"
 _CLOSE_UP_MS = 600
 
 
-def plot_evaluation(folder: Path, outputs: Outputs, rule: SpikeRule | None = None) -> list[Path]:
-    """Draw the ROC curve, if there is one, and traces into ``folder``, each as PNG and SVG.
+def plot_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Draw traces, the ROC curve if there is one, and emitted spikes, each as PNG and SVG.
 
     Returns
     -------
     list of Path
         The files.
     """
+    outputs, rule = evaluation.outputs, evaluation.model.spike_rule
     drawn = []
     for kind in ("png", "svg"):
         if outputs.rankable:
             drawn.append(folder / f"roc.{kind}")
             plot_roc(drawn[-1], outputs)
+        if rule is not None and evaluation["n_spikes"]:
+            drawn.append(folder / f"spikes.{kind}")
+            plot_spikes(drawn[-1], evaluation)
         drawn.append(folder / f"traces.{kind}")
         plot_traces(drawn[-1], outputs, rule)
     return drawn
@@ -157,8 +163,9 @@ def plot_traces(
     path : path
         Ending in .png or .svg.
     outputs : Outputs
+        With emitted spikes, these are drawn too.
     rule : SpikeRule, optional
-        With it the spikes it emits are drawn too.
+        Its level is drawn.
 
     Raises
     ------
@@ -191,9 +198,9 @@ def plot_traces(
             shown = np.minimum(values[trial, start:stop], VOLTAGE_CLIP_MV)
             trace.plot(t, shown, color=colour, linewidth=linewidth, label=name)
         chance.plot(t, sigmoid(logits[trial, start:stop]), color=_PREDICTED, linewidth=1)
-        emitted = None if rule is None else rule.emit(logits[trial : trial + 1])[0]
+        emitted = None if outputs.emitted is None else outputs.emitted[trial]
         _draw_raster(raster, start_ms, dt, spikes[trial], emitted)
-        if rule is not None:
+        if rule is not None and rule.kind != "stochastic":
             chance.axhline(sigmoid(rule.logit), color=_LEVEL, linestyle="--", linewidth=1)
         chance.set(xlabel="time (ms)", xlim=(start_ms + start * dt, start_ms + stop * dt))
     columns[0, 0].set(ylabel=f"soma voltage (mV)\nclipped at {VOLTAGE_CLIP_MV:g} mV")

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from surrogate.evaluation.anatomy import HIT_MS, OUTCOMES, SHIFT_MS
 from surrogate.evaluation.result import Evaluation
 from surrogate.plots.evaluation import plot_roc, plot_traces
 from surrogate.plots.learning_curve import plot_learning_curve
+from surrogate.plots.spikes import plot_spikes
 from surrogate.report import blog, figures
 from surrogate.report.best_models import EvaluatedRun
 from surrogate.report.runs import Run
@@ -21,6 +23,7 @@ __all__ = [
     "draw_models",
     "draw_roc",
     "draw_runs",
+    "draw_spikes",
     "draw_traces",
 ]
 
@@ -144,16 +147,35 @@ def draw_roc(name: str, title: str, evaluation: Evaluation) -> Drawing:
 
 def draw_traces(name: str, title: str, evaluation: Evaluation) -> Drawing:
     """Voltage, spikes and spike probability of one trial beside the neuron's."""
-    level, rule = "Dashed: the level of its spike rule.", evaluation.model.spike_rule
+    rule = evaluation.model.spike_rule
+    if rule is None:
+        note = "The model has no spike rule, so no spikes of its own."
+    else:
+        note = f"Spike rule: {rule.in_words(evaluation.outputs.dt_ms)}."
     return draw(
         name,
         title,
         "Soma voltage, spikes and spike probability of the surrogate beside the neuron's, for a "
         "whole trial and 600 ms of it.",
         "The trial whose number of spikes is closest to the median. Black, thick: the neuron; "
-        "vermilion, thin: the surrogate. "
-        + (level if rule else "The model has no spike rule, so no spikes of its own."),
+        f"vermilion, thin: the surrogate. Dashed: the level. {note}",
         partial(plot_traces, outputs=evaluation.outputs, rule=rule),
+    )
+
+
+def draw_spikes(evaluation: Evaluation) -> Drawing:
+    """How well the spikes of a model with a rule are the neuron's."""
+    anatomy = evaluation["error_anatomy"]
+    counts = ", ".join(f"{anatomy[outcome]} {outcome}" for outcome in OUTCOMES)
+    return draw(
+        "spikes",
+        "Emitted spikes",
+        f"Bars of spikes by outcome and place: {counts}. Distributions of intervals, reliability "
+        "curve, and F1 and rate at other levels of the spike rule.",
+        f"Hit: within {HIT_MS} ms of a spike of the neuron's. Shifted: within {SHIFT_MS} ms. Bars "
+        "of the reliability curve: 95 % over trials; dotted: perfect calibration. Other levels: "
+        "how much F1 and rate change if the odds p / (1 - p) of the level are multiplied.",
+        partial(plot_spikes, scores=evaluation),
     )
 
 

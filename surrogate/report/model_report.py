@@ -12,7 +12,7 @@ from surrogate.evaluation.evaluate import evaluate
 from surrogate.evaluation.scores import ScoreRow, score_rows
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import Model, load
-from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_traces
+from surrogate.report.drawings import draw_learning_curve, draw_roc, draw_spikes, draw_traces
 from surrogate.report.page import check_out, now, render, write_report
 from surrogate.report.summary import csv_text
 from surrogate.training.run_folder import RunFolder
@@ -82,6 +82,8 @@ def write_model_report(
         missing.append(
             "spike rule: none chosen yet; `surrogate evaluate --split valid --write-rule` does"
         )
+    elif scores["n_spikes"]:
+        drawn.append(draw_spikes(scores))
     content = _content(model, scores, missing)
     html = render(
         "model.html",
@@ -138,8 +140,7 @@ def _card_rows(card: ModelCard) -> list[tuple[str, str]]:
     for kind, (low, high) in card.input_rate_hz.items():
         rows.append((f"Input rate in training, {kind}", f"{low:.3g} to {high:.3g} Hz per synapse"))
     if rule:
-        level = f"logit {rule.logit:.7g}, refractory {rule.refractory_bins * card.dt_ms:g} ms"
-        rows.append(("Spike rule", f"{level}; chosen by {rule.chosen_by}"))
+        rows.append(("Spike rule", f"{rule.in_words(card.dt_ms)}; chosen by {rule.chosen_by}"))
     rows += [(f"Training data, {name}", str(value)) for name, value in card.data.items()]
     if card.seed is not None:
         rows.append(("Seed", str(card.seed)))

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from surrogate import machine
+from surrogate.evaluation.choose_rule import choose_rule
 from surrogate.evaluation.evaluate import evaluate_outputs
-from surrogate.evaluation.protocols import Outputs, run_protocol
+from surrogate.evaluation.protocols import run_protocol
+from surrogate.evaluation.result import Evaluation
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import Model, save
-from surrogate.model.spike_rule import match_output_rate
 from surrogate.plots.evaluation import plot_roc, plot_traces
 from surrogate.plots.learning_curve import plot_learning_curve
 from surrogate.training.selection import instability
@@ -50,13 +51,10 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
     stack.cpu()
     card = _card(trainer)
     if outputs.spikes.any():
-        chosen_by = f"output rate of the valid trials of {dataset.digest[:12]}"
-        card.spike_rule = match_output_rate(
-            outputs.logits, outputs.spikes, outputs.dt_ms, chosen_by
-        )
-    model = Model(stack, card)
-    metrics = dict(evaluate_outputs(model, dataset, "valid", outputs))
-    card.metrics = metrics
+        of = f"the valid trials of {dataset.digest[:12]}"
+        card.spike_rule = choose_rule(outputs.logits, outputs.spikes, outputs.dt_ms, of)
+    evaluation = evaluate_outputs(Model(stack, card), dataset, "valid", outputs)
+    card.metrics = metrics = dict(evaluation)
     save(folder.model, stack, card)
     assert trainer.selection.entry is not None
     unstable = instability(trainer.history, trainer.failure)
@@ -73,18 +71,18 @@ def finish(trainer: Trainer, plots: bool = True) -> dict[str, Any]:
     folder.write_result(result)
     if plots:
         try:
-            _plot(trainer, model, outputs)
+            _plot(trainer, evaluation)
         except Exception as error:  # whatever a figure meets must not cost the training
             print(f"surrogate: the figures of {folder.path} failed ({error})", file=sys.stderr)
     return result
 
 
-def _plot(trainer: Trainer, model: Model, outputs: Outputs) -> None:
-    folder = trainer.folder
+def _plot(trainer: Trainer, evaluation: Evaluation) -> None:
+    folder, outputs = trainer.folder, evaluation.outputs
     plot_learning_curve(folder.path / "learning_curve.png", trainer.history)
     if outputs.spikes.any():
         plot_roc(folder.path / "roc.png", outputs)
-    plot_traces(folder.path / "traces.png", outputs, model.spike_rule)
+    plot_traces(folder.path / "traces.png", outputs, evaluation.model.spike_rule)
 
 
 def _card(trainer: Trainer) -> ModelCard:

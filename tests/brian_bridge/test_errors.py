@@ -26,7 +26,7 @@ from brian2 import (
 
 from helpers.brian import random_model
 from surrogate import SurrogateNeuron
-from surrogate.brian_bridge import Level, Stochastic
+from surrogate.brian_bridge import Hysteresis, Level, Stochastic
 from surrogate.errors import DataError, UsageError
 from surrogate.model.model_file import save
 
@@ -172,6 +172,7 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         ),
         ((1, model), {"threshold": 0.5}, UsageError, ["0.5", "Level()"]),
         ((1, model), {"threshold": Level}, UsageError, ["Level()"]),
+        ((1, model), {"threshold": Hysteresis()}, UsageError, ["give both levels"]),
         ((1, model), {"precision": "float16"}, UsageError, ["float16", "float32"]),
         ((1, model), {"device": "gpu"}, UsageError, ["'gpu'", "'cuda'"]),
         ((1, model), {"threads": 0}, UsageError, ["threads=0"]),
@@ -185,6 +186,9 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
     with pytest.raises(UsageError, match="-1"):
         Stochastic(-1)
     assert type(Stochastic(np.int64(3)).seed) is int
+    for levels in ((1.0,), (1.0, 2.0), (None, 1.0)):
+        with pytest.raises(UsageError, match="expected two levels, low_logit at most logit"):
+            Hysteresis(*levels)
     SurrogateNeuron(1, bare, threshold="p > 0.5", refractory=2 * ms)
 
 

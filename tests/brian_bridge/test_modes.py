@@ -15,12 +15,12 @@ from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import all_devices, reset_device
 
 from helpers.brian import INPUTS, feed, offline, random_model
-from helpers.brian_modes import DURATION_MS, MODES, NEURONS
+from helpers.brian_modes import DURATION_MS, MODES, NEURONS, ruled_model
 from surrogate import ArtificialUnits, SurrogateNeuron
 from surrogate.brian_bridge import Background
-from surrogate.brian_bridge.philox import uniform
 from surrogate.brian_bridge.poisson import PoissonChannels
 from surrogate.errors import UsageError
+from surrogate.model.philox import uniform
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "brian_modes.py"
 
@@ -48,7 +48,7 @@ def test_all_modes_give_the_same_spikes(tmp_path, capsys) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     results = {mode: dict(np.load(tmp_path / f"{mode}.npz")) for mode in MODES}
     first = results["numpy"]
-    for name in ("level", "chance", "rise", "lif"):
+    for name in ("level", "chance", "rise", "peak", "return", "lif"):
         assert 50 < len(first[f"{name}_i"]) < 2 * NEURONS * DURATION_MS / 2
     for mode in MODES[1:]:
         for key, values in results[mode].items():
@@ -80,18 +80,28 @@ def _margins(result: dict[str, np.ndarray]) -> dict[str, float]:
         random_model("rnn", (9, 2), seed=seed, head="linear").spike_rule.logit
         for seed in range(NEURONS)
     ]
+    ruled = ruled_model("hysteresis").spike_rule
     drawn = np.stack([uniform(11, step, NEURONS) for step in range(1, DURATION_MS)], axis=1)
-    bounds = {"level": level, "rise": np.array(rise)[:, None], "chance": drawn}
-    return {
-        name: float(np.abs(values - bounds[name]).min())
-        for name, values in _decisive(result).items()
+    bounds = {
+        "level": level,
+        "rise": np.array(rise)[:, None],
+        "chance": drawn,
+        "peak": ruled.logit,
+        "return": np.array([ruled.logit, ruled.low_logit])[:, None, None],
     }
+    decisive = _decisive(result)
+    margins = {
+        name: float(np.abs(values - bounds[name]).min()) for name, values in decisive.items()
+    }
+    steps = float(np.abs(np.diff(decisive["peak"], axis=1)).min())
+    return margins | {"peak": min(margins["peak"], steps)}
 
 
 def _decisive(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What decided on a spike in each bin: logits, or probabilities where it was drawn."""
-    p = {name: result[f"{name}_p"][:, 1:] for name in ("level", "rise", "chance")}
-    logits = {name: np.log(p[name]) - np.log1p(-p[name]) for name in ("level", "rise")}
+    names = ("level", "chance", "rise", "peak", "return")
+    p = {name: result[f"{name}_p"][:, 1:] for name in names}
+    logits = {name: np.log(p[name]) - np.log1p(-p[name]) for name in names if name != "chance"}
     return logits | {"chance": p["chance"]}
 
 

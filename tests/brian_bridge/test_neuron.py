@@ -41,11 +41,18 @@ from helpers.brian import (
 )
 from helpers.stacks import irregular_branches
 from surrogate import SurrogateNeuron
-from surrogate.brian_bridge import Level, LocalPeak, RisingEdge, Stochastic, warm_state
-from surrogate.brian_bridge.philox import philox, uniform
+from surrogate.brian_bridge import (
+    Hysteresis,
+    Level,
+    LocalPeak,
+    RisingEdge,
+    Stochastic,
+    warm_state,
+)
 from surrogate.errors import UsageError
 from surrogate.model.model_file import save
-from surrogate.model.spike_rule import SpikeRule
+from surrogate.model.philox import philox, uniform
+from surrogate.model.spike_rule import KINDS, SpikeRule
 
 STEPS = 80
 
@@ -88,11 +95,36 @@ def _logits(model, recorded) -> np.ndarray:
 pytestmark = pytest.mark.filterwarnings("ignore:.*synapses received:RuntimeWarning")
 
 
-def test_the_cards_rule_is_the_default(recorded) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cards_rule_is_the_default(kind, recorded) -> None:
     model = random_model(refractory_bins=4)
-    expected = model.spike_rule.emit(_logits(model, recorded))
+    logits = _logits(model, recorded)
+    rule = SpikeRule(
+        kind,
+        model.spike_rule.logit if kind != "stochastic" else 0.25,
+        4,
+        "hand",
+        low_logit=float(np.quantile(logits, 0.4)) if kind == "hysteresis" else None,
+        seed=5 if kind == "stochastic" else None,
+    )
+    model.card.spike_rule = rule
+    expected = rule.emit(logits)
     assert 10 < expected.sum() < expected.size / 4
-    np.testing.assert_array_equal(_spikes(SurrogateNeuron(3, model), recorded), expected)
+    cells = SurrogateNeuron(3, model)
+    assert cells.spike_delay == rule.delay_bins * ms
+    spikes = _spikes(cells, recorded)
+    late = rule.delay_bins
+    np.testing.assert_array_equal(spikes[:, late:], expected[:, : STEPS - late])
+    assert not spikes[:, :late].any()
+
+
+def test_cards_with_rules_of_several_kinds_need_a_threshold() -> None:
+    models = [random_model(seed=seed) for seed in range(2)]
+    rule = models[1].spike_rule
+    models[1].card.spike_rule = SpikeRule("local_peak", rule.logit, 2, "hand")
+    with pytest.raises(UsageError, match="of several kinds"):
+        SurrogateNeuron(2, models)
+    assert SurrogateNeuron(2, models, threshold=LocalPeak()).spike_delay == 1 * ms
 
 
 @pytest.mark.parametrize("arch", ["gru", "elm", "elm_silu"])
@@ -118,6 +150,8 @@ def test_other_rules_emit_what_they_say(recorded) -> None:
         RisingEdge(): (logits >= level) & (newer < level),
         LocalPeak(): (newer >= level) & (newer > older) & (newer >= logits),
         Stochastic(9): drawn < probability,
+        Stochastic(9, 0.5): drawn < 1 / (1 + np.exp(0.5 - logits)),
+        Hysteresis(high, level): SpikeRule("hysteresis", high, 1, "hand", level).emit(logits),
         f"p > {probability.mean()} and v > -100*mV": probability > probability.mean(),
     }
     for threshold, expected in wanted.items():

@@ -2,8 +2,8 @@
 
 brian_bridge/test_modes.py starts it.
 
-Surrogates of three kinds, with recorded input and background, drive and hear a group of leaky
-integrate-and-fire neurons. Spikes and probabilities go to FOLDER/MODE.npz.
+Surrogates with all kinds of spike rules, with recorded input and background; some drive and hear a
+group of leaky integrate-and-fire neurons. Spikes and probabilities go to FOLDER/MODE.npz.
 """
 
 from __future__ import annotations
@@ -29,9 +29,20 @@ from brian2 import (
 from helpers.brian import INPUTS, random_arrivals, random_model
 from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import Background, RisingEdge, Stochastic
+from surrogate.model.model_file import Model
+from surrogate.model.spike_rule import SpikeRule
 
 MODES = ("numpy", "cython", "standalone", "two-runs", "openmp")
 NEURONS, DURATION_MS = 3, 200
+
+
+def ruled_model(kind: str) -> Model:
+    """A model whose card has a rule of this kind."""
+    model = random_model("gru", (6, 2), seed=4)
+    level = model.spike_rule.logit
+    low = level - 0.05 if kind == "hysteresis" else None
+    model.card.spike_rule = SpikeRule(kind, level, 2, "hand", low)
+    return model
 
 
 def main(mode: str, folder: str) -> None:
@@ -66,6 +77,8 @@ def main(mode: str, folder: str) -> None:
             precision="float64",
             name="rise",
         ),
+        SurrogateNeuron(NEURONS, ruled_model("local_peak"), name="peak"),
+        SurrogateNeuron(NEURONS, ruled_model("hysteresis"), name="return"),
     ]
     lif = NeuronGroup(
         2 * NEURONS,

@@ -354,7 +354,7 @@ def test_model_report_tells_what_evaluate_tells(grid, report, toy_data, tmp_path
     assert_self_contained(page)
     assert_accessible(page)
     figures = {attributes["id"] for tag, attributes in page.elements if tag == "figure"}
-    assert figures == {"roc", "traces", "learning-curve"}
+    assert figures == {"roc", "spikes", "traces", "learning-curve"}
     shown = {cells["Score"]: cells["Value"] for cells in page.rows("score-table")}
     assert shown["ROC AUC"] == f"{expected['roc_auc']:.4f}"
     assert shown["Voltage RMSE, clipped (mV)"] == f"{expected['voltage_rmse_mv']:.4f}"
@@ -371,8 +371,9 @@ def test_model_report_without_its_runs_folder_has_no_learning_curve(
     assert result["missing"] == []
     page = Page(tmp_path / "report.html")
     assert_self_contained(page)
-    assert page.count("figure") == 2
-    assert sorted(path.name for path in result["files"]["svg"]) == ["roc.svg", "traces.svg"]
+    names = ["roc.svg", "spikes.svg", "traces.svg"]
+    assert sorted(path.name for path in result["files"]["svg"]) == names
+    assert page.count("figure") == len(names)
 
 
 def test_model_whose_card_says_little_has_a_report(toy_data, tmp_path, quick) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from surrogate.errors import UsageError
 
-__all__ = ["philox", "uniform", "whole_seed"]
+__all__ = ["logistic", "philox", "uniform", "whole_seed"]
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _INCREMENTS = (0x9E3779B9, 0xBB67AE85)
@@ -40,13 +40,24 @@ def philox(
     return c0, c1, c2, c3
 
 
-def uniform(seed: int, step: int, neurons: int) -> NDArray[np.float64]:
-    """Numbers [neurons], uniform in [0, 1) with 53 random bits."""
-    words = np.zeros((4, neurons), np.uint64)
-    words[0] = np.arange(neurons)
-    words[1], words[2] = step & 0xFFFFFFFF, step >> 32
+def uniform(seed: int, step: int | NDArray[np.int64], neurons: int) -> NDArray[np.float64]:
+    """Numbers [neurons], uniform in [0, 1) with 53 random bits; [neurons, S] of S steps."""
+    steps = np.asarray(step, np.uint64)
+    words = np.zeros((4, neurons, *steps.shape), np.uint64)
+    words[0] = np.arange(neurons, dtype=np.uint64).reshape(-1, *[1] * steps.ndim)
+    words[1], words[2] = steps & _LOW, steps >> _HALF
     high, low, _, _ = philox(tuple(words), (seed & 0xFFFFFFFF, seed >> 32))
     return ((high >> np.uint64(5)) * 2.0**26 + (low >> np.uint64(6))) / 2.0**53
+
+
+def logistic(seed: int, step: int | NDArray[np.int64], neurons: int) -> NDArray[np.float64]:
+    """Numbers of the logistic distribution: below z with the probability sigmoid(z).
+
+    Those of :func:`uniform`, u, as log(u / (1 - u)); minus infinity for 0.
+    """
+    u = uniform(seed, step, neurons)
+    with np.errstate(divide="ignore"):
+        return np.log(u) - np.log1p(-u)
 
 
 def whole_seed(seed: int) -> int:
