@@ -13,10 +13,11 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 from torch import Tensor
@@ -53,6 +54,22 @@ class Result(TypedDict):
     unstable_reason: str | None
     training_seconds: float
     validation: Scores
+
+
+@record
+class Progress(TypedDict):
+    """What a checkpoint holds besides weights and moments."""
+
+    step: Annotated[int, Field(ge=0)]
+    history: list[Epoch]
+    failure: str | None
+    seconds: float
+    own_seconds: float
+    input_rate_hz: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    sums: Annotated[list[float], Field(min_length=2, max_length=2)]
+    kept: Epoch | None
+    best_auc: Annotated[float, Field(allow_inf_nan=True)]
+    waited: int
 
 
 class FolderInUse(SurrogateError):
@@ -129,7 +146,7 @@ class RunFolder:
                 os.replace(self._checkpoint, self._previous)
 
     def load_checkpoint(
-        self, restore: Callable[[Arrays, Any], None], weights_bytes: int
+        self, restore: Callable[[Arrays, Progress], None], weights_bytes: int
     ) -> str | None:
         """Give the newest checkpoint that is not damaged to ``restore``.
 
@@ -220,8 +237,9 @@ class RunFolder:
         atomic_write_text(self.result, seal_json(result))
 
 
-def _read_checkpoint(path: Path, most: int) -> tuple[Arrays, Any]:
+def _read_checkpoint(path: Path, most: int) -> tuple[Arrays, Progress]:
     content = unseal(read_bytes(path, most))
     arrays = safetensors.load(content)
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
-    return arrays, parse_json((header.get("__metadata__") or {}).get("state", ""))
+    state = parse_json((header.get("__metadata__") or {}).get("state", ""))
+    return arrays, validate(Progress, state, "state")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from surrogate.datasets import Dataset
 from surrogate.errors import SurrogateError
@@ -24,7 +22,7 @@ from surrogate.training.epoch_scores import Epoch, epoch_scores
 from surrogate.training.initial_weights import initialise
 from surrogate.training.recipe import Recipe
 from surrogate.training.run_config import RunConfig
-from surrogate.training.run_folder import Arrays, RunFolder
+from surrogate.training.run_folder import Arrays, Progress, RunFolder
 from surrogate.training.selection import Selection
 from surrogate.training.teacher import Teacher
 from surrogate.training.windows import (
@@ -35,7 +33,6 @@ from surrogate.training.windows import (
     read_batch,
     spiking_trials,
 )
-from surrogate.validated import record, validate
 
 __all__ = ["StepInput", "Trainer", "TrainingProgress", "loss_terms"]
 
@@ -45,6 +42,9 @@ VALIDATION_SHARE = 0.03
 
 #: AdamW's moments, by torch's names.
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+#: Attributes of a trainer that a checkpoint holds.
+_OWN = ("step", "history", "failure", "seconds", "own_seconds", "input_rate_hz", "sums")
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,6 @@ class TrainingProgress:
     epoch: int
     loss: float
     metrics: Epoch | None
-
-
-@record
-class Progress(TypedDict):
-    """What a checkpoint holds besides weights and moments."""
-
-    step: Annotated[int, Field(ge=0)]
-    history: list[Epoch]
-    failure: str | None
-    seconds: float
-    own_seconds: float
-    input_rate_hz: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
-    sums: Annotated[list[float], Field(min_length=2, max_length=2)]
-    kept: Epoch | None
-    best_auc: Annotated[float, Field(allow_inf_nan=True)]
-    waited: int
 
 
 @dataclass(frozen=True)
@@ -208,7 +192,7 @@ class Trainer:
         self.failure: str | None = None
         self.seconds = self.own_seconds = 0.0
         self.input_rate_hz: dict[str, list[float]] = {}
-        self._sums = [0.0, 0.0]
+        self.sums = [0.0, 0.0]
 
     def _read_validation(self) -> tuple[Batch, int]:
         """Windows that cover the validation trials, few and short enough to evaluate each epoch.
@@ -238,10 +222,9 @@ class Trainer:
         }
         return {f"{part}.{key}": one for part, of in parts.items() for key, one in of.items()}
 
-    def _restore(self, arrays: Arrays, state: Any) -> None:
+    def _restore(self, arrays: Arrays, progress: Progress) -> None:
         """Go to a checkpoint; ValueError, and nothing has changed, if it is not this run's."""
         recipe = self.config.recipe
-        progress = validate(Progress, state, "state")
         epochs, step = len(progress["history"]), progress["step"]
         if step > recipe.steps or epochs != step // recipe.steps_per_epoch:
             raise ValueError(f"step {step:,} after {epochs:,} epochs, which this run never has")
@@ -254,26 +237,15 @@ class Trainer:
             of["step"].fill_(step)
         best = {key: torch.from_numpy(arrays[f"kept.{key}"]) for key in kept}
         self.selection.load_state(progress, best or None)
-        self.step, self.history = step, progress["history"]
-        self.failure, self.seconds = progress["failure"], progress["seconds"]
-        self.own_seconds, self._sums = progress["own_seconds"], progress["sums"]
-        self.input_rate_hz = progress["input_rate_hz"]
+        for name in _OWN:
+            setattr(self, name, dict(progress)[name])
         self.folder.write_metrics(self.history)
 
     def save(self) -> None:
         """Write a checkpoint, and the metrics of the epochs so far."""
         best = {f"kept.{key}": one for key, one in (self.selection.weights or {}).items()}
-        progress = {
-            "step": self.step,
-            "history": self.history,
-            "failure": self.failure,
-            "seconds": self.seconds,
-            "own_seconds": self.own_seconds,
-            "input_rate_hz": self.input_rate_hz,
-            "sums": self._sums,
-            **self.selection.state(),
-        }
-        self.folder.save_checkpoint(self._tensors() | best, progress)
+        own = {name: getattr(self, name) for name in _OWN}
+        self.folder.save_checkpoint(self._tensors() | best, own | self.selection.state())
         self.folder.write_metrics(self.history)
 
     @property
@@ -357,7 +329,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         for index, part in enumerate(parts):
-            self._sums[index] += part
+            self.sums[index] += part
         self._average_weights()
         return value
 
@@ -390,8 +362,8 @@ class Trainer:
         weights if they are the best so far."""
         recipe = self.config.recipe
         scores = epoch_scores(logits, voltage, self.validation, self.validation_burn_in)
-        spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self._sums)
-        self._sums = [0.0, 0.0]
+        spike_loss, voltage_loss = (total / recipe.steps_per_epoch for total in self.sums)
+        self.sums = [0.0, 0.0]
         entry: dict[str, Any] = {
             "epoch": len(self.history) + 1,
             "step": self.step,
