@@ -13,7 +13,6 @@ __all__ = [
     "emit",
     "json_option",
     "json_text",
-    "one_line",
     "parse_settings",
     "say",
     "threads_option",
@@ -64,21 +63,6 @@ def parse_settings(given: Iterable[str]) -> dict[str, Any]:
 def emit(as_json: bool, obj: Mapping[str, Any], text: str) -> None:
     """Print a command's result on stdout: ``obj`` as one line of JSON, or ``text`` for people."""
     click.echo(json_text(obj) if as_json else text)
-
-
-def one_line(message: str, most: int = 300) -> str:
-    """``message`` as one line of printable characters, its middle left out where it is too long.
-
-    Messages quote files, which may hold escape sequences that a terminal obeys.
-    """
-    if len(message) > 4 * most:
-        message = f"{message[: 2 * most]} … {message[-2 * most :]}"
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(message.split())
-    )
-    half = (most - 3) // 2
-    return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"
 
 
 def say(line: str) -> None:

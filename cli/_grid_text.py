@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surrogate.errors import one_line
+
 if TYPE_CHECKING:
     from surrogate.grid import GridProgress
     from surrogate.grid.ledger import Ledger, Row
@@ -63,7 +65,7 @@ def _ended(ledger: Ledger, outcome: Outcome) -> str:
         text += f", ROC AUC {row.roc_auc:.4f}"
     if row.finished is not None:
         text += f", {duration(row.seconds)}"
-    return f"{text} ({outcome.message})" if outcome.message else text
+    return one_line(f"{text} ({outcome.message})" if outcome.message else text)
 
 
 def _standing(progress: GridProgress) -> str:
@@ -91,8 +93,9 @@ def duration(seconds: float) -> str:
 def summary(ledger: Ledger) -> str:
     """The last lines of `grid run`."""
     lines = [counts_text(ledger)]
-    lines += [f"failed: {row.experiment.name}: {row.error}" for row in _of(ledger, "failed")]
-    if _of(ledger, "failed"):
+    failed = _of(ledger, "failed")
+    lines += [one_line(f"failed: {row.experiment.name}: {row.error}") for row in failed]
+    if failed:
         lines.append(f"try again with: surrogate grid retry {ledger.folder.path}")
     return "\n".join([*lines, f"next: surrogate grid report {ledger.folder.path}"])
 
@@ -117,9 +120,9 @@ def ledger_text(ledger: Ledger, seconds_left: float | None) -> str:
         rows.append([name, *(str(n or "-") for n in found), "-" if best is None else f"{best:.4f}"])
     lines = [_table(["configuration", *statuses, "best ROC AUC"], rows)]
     for row in _of(ledger, "running"):
-        lines.append(f"running on {row.host}: {row.experiment.name}, {row.progress:.0%}")
+        lines.append(one_line(f"running on {row.host}: {row.experiment.name}, {row.progress:.0%}"))
     for row in _of(ledger, "failed"):
-        lines.append(f"failed {row.experiment.hash}: {row.experiment.name}: {row.error}")
+        lines.append(one_line(f"failed {row.experiment.hash}: {row.experiment.name}: {row.error}"))
     ending = "" if seconds_left is None else f", about {duration(seconds_left)} left"
     return "\n".join([*lines, counts_text(ledger) + ending])
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surrogate.cli._common import emit, json_option, one_line
+from surrogate.cli._common import emit, json_option
+from surrogate.errors import one_line
 
 if TYPE_CHECKING:
     from surrogate.datasets.convert import Conversion

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import click
 
 import surrogate
-from surrogate.cli._common import json_text, one_line
-from surrogate.errors import SurrogateError
+from surrogate.cli._common import json_text
+from surrogate.errors import SurrogateError, one_line
 from surrogate.files import explain_os_error
 
 __all__ = ["cli", "main"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "Interrupted", "SurrogateError", "UsageError"]
+__all__ = ["DataError", "Interrupted", "SurrogateError", "UsageError", "one_line"]
 
 
 class SurrogateError(Exception):
@@ -26,3 +26,18 @@ class DataError(SurrogateError):
 
 class Interrupted(SurrogateError):
     """A signal such as Ctrl-C stopped the work, after it saved where it stood."""
+
+
+def one_line(message: str, most: int = 300) -> str:
+    """``message`` as one line of printable characters, its middle left out where it is too long.
+
+    Messages quote files, which may hold escape sequences that a terminal obeys.
+    """
+    if len(message) > 4 * most:
+        message = f"{message[: 2 * most]} … {message[-2 * most :]}"
+    line = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in " ".join(message.split())
+    )
+    half = (most - 3) // 2
+    return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"

@@ -19,9 +19,8 @@ import pytest
 from helpers.brian import random_model
 from surrogate import datasets, machine
 from surrogate.cli import main as frame
-from surrogate.cli._common import one_line
 from surrogate.datasets.convert import convert
-from surrogate.errors import DataError, SurrogateError
+from surrogate.errors import DataError, SurrogateError, one_line
 from surrogate.files import atomic_write_text, check_is_file, lock_file
 from surrogate.grid.folder import ExperimentFolder
 from surrogate.grid.lease import Lease, read_lease

@@ -21,8 +21,8 @@ from surrogate.validated import hint, short, validate, validated
 
 __all__ = ["Request", "is_given", "read_grid_file", "read_request"]
 
-#: An experiment takes about 6 kB where a grid is planned, a configuration 1 kB in its file.
-MAX_EXPERIMENTS, MAX_CONFIGURATIONS = 100_000, 10_000
+#: An experiment takes about 6 kB where a grid is planned, a configuration 2 kB in its file.
+MAX_EXPERIMENTS, MAX_CONFIGURATIONS = 100_000, 5_000
 
 T = TypeVar("T")
 

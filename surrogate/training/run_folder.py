@@ -23,7 +23,7 @@ from safetensors import numpy as safetensors
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from surrogate.errors import DataError, SurrogateError, UsageError
+from surrogate.errors import DataError, SurrogateError, UsageError, one_line
 from surrogate.evaluation.result import Scores
 from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
 from surrogate.model.model_file import MODEL_NAME, load
@@ -172,7 +172,7 @@ class RunFolder:
             try:
                 restore(*_read_checkpoint(path, weights_bytes + _MOST_HISTORY))
             except (OSError, ValueError, SafetensorError) as error:
-                damaged.append(f"{path} is damaged ({error})")
+                damaged.append(f"{path} is damaged ({one_line(str(error))})")
                 # Removed, so that the next save does not replace the good one by it.
                 path.unlink()
                 continue

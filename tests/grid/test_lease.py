@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.grid import small_grid
+from surrogate.cli._grid_text import ledger_text, summary
 from surrogate.errors import DataError
 from surrogate.grid import lease as leases
 from surrogate.grid.lease import Lease, read_lease
@@ -90,6 +92,20 @@ def test_a_damaged_lease_is_none(text, tmp_path) -> None:
     (tmp_path / "lease.json").write_text(text)
     assert read_lease(tmp_path) is None
     assert Lease.acquire(tmp_path, threading.Event()) is not None
+
+
+def test_what_others_wrote_reaches_the_terminal_as_printable_text(toy_data, tmp_path) -> None:
+    place, ledger = small_grid(tmp_path / "g", toy_data)
+    running, failed, *_ = ledger.rows
+    home = place.experiment(running).path
+    home.mkdir(parents=True)
+    _write(home, host="\x1b]0;owned\x07\x1b[2J")
+    place.experiment(failed).write_failure("\x1b[31mred\n" + 9_000 * "x")
+    ledger.refresh(ledger.rows)
+    assert (ledger.rows[running].status, ledger.rows[failed].status) == ("running", "failed")
+    for text in (ledger_text(ledger, None), summary(ledger)):
+        assert all(line.isprintable() and len(line) <= 300 for line in text.splitlines())
+        assert r"\x1b[31mred xxx" in text
 
 
 def test_a_holder_renews_its_lease_and_shows_how_far_it_is(tmp_path, monkeypatch) -> None:

@@ -194,7 +194,7 @@ MANY = ", ".join(str(1e-6 * number) for number in range(1, 2001))
         (f"hidden = '{100_000 * '512-'}2'", "100001 layers: expected at most"),
         (f"hidden = '{60 * '512-'}2'", "parameters: expected at most 40,000,000"),
         (f"hidden = {[f'{n % 500 + 1}-{n // 500 + 1}-2' for n in range(4000)]}",
-         "a grid of 12,000 configurations: expected at most 10,000"),
+         "a grid of 12,000 configurations: expected at most 5,000"),
     ],
     ids=lambda text: text[:25],
 )  # fmt: skip
