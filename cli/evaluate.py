@@ -57,6 +57,8 @@ The rest:
   interspike_intervals {edges_ms, neuron, surrogate}
   reliability [{low, high, n_bins, mean_probability, spike_share,
           spike_share_interval}]
+  f_i_curves [{inhibition_hz, points [{excitation_hz, seconds, neuron_hz, surrogate_hz
+          and their intervals}]}]
   n_trials, n_trials_dropped, n_bins, n_spikes, parameters, model_file_bytes,
   state_bytes, protocol, labels, split, data {name, digest}, seconds, note,
   bootstrap {resamples, without_spikes, seed}; with --plots: plots [paths]

@@ -14,6 +14,7 @@ from surrogate.errors import DataError, UsageError
 from surrogate.evaluation.bootstrap import Resamples, draw_weights
 from surrogate.evaluation.breakdown import error_anatomy, interval_histogram, reliability
 from surrogate.evaluation.choose_rule import choose_rule, threshold_sensitivity
+from surrogate.evaluation.f_i import f_i_curves
 from surrogate.evaluation.protocols import Outputs, run_protocol
 from surrogate.evaluation.result import Evaluation
 from surrogate.evaluation.roc import ideal_thresholds, logit_spread
@@ -147,6 +148,7 @@ def evaluate_outputs(
         "error_anatomy": error_anatomy(outputs),
         "interspike_intervals": interval_histogram(outputs),
         "reliability": reliability(resamples),
+        "f_i_curves": f_i_curves(dataset, outputs, resamples),
         "n_trials": len(outputs.trials),
         "n_trials_dropped": outputs.dropped,
         "n_bins": spikes.size,

@@ -24,7 +24,7 @@ _PLACES = {"alone": "alone", "burst_first": "first in\na burst", "burst_later": 
 
 @figure_style()
 def plot_spikes(path: str | os.PathLike[str], scores: Mapping[str, Any]) -> None:
-    """Draw errors by place, intervals, reliability curve, and what other levels would emit.
+    """Draw errors by place, coincidences, intervals, reliability, other levels and f-I curves.
 
     Parameters
     ----------
@@ -42,12 +42,17 @@ def plot_spikes(path: str | os.PathLike[str], scores: Mapping[str, Any]) -> None
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    (outcomes, lengths), (reliability, sensitivity) = figure.subplots(2, 2)
+    figure = Figure(figsize=(15, 7.5), layout="constrained")
+    (outcomes, windows, lengths), (reliability, sensitivity, rates) = figure.subplots(2, 3)
     _draw_outcomes(outcomes, scores["error_anatomy"])
+    _draw_windows(windows, scores)
     _draw_intervals(lengths, scores["interspike_intervals"])
     _draw_reliability(reliability, scores["reliability"])
     _draw_sensitivity(sensitivity, scores["threshold_sensitivity"])
+    if scores["f_i_curves"]:
+        _draw_rates(rates, scores["f_i_curves"])
+    else:
+        rates.set_axis_off()
     save_figure(figure, path)
 
 
@@ -63,6 +68,33 @@ def _draw_outcomes(axes: Axes, anatomy: Mapping[str, Any]) -> None:
         below += counts
     axes.set(ylabel="spikes", title="The neuron's spikes, and those emitted")
     axes.legend(frameon=False, ncols=2)
+
+
+def _draw_windows(axes: Axes, scores: Mapping[str, Any]) -> None:
+    for name, marker, label in (
+        ("event_f1", "o-", "F1"),
+        ("event_precision", "^--", "precision"),
+        ("event_recall", "v--", "recall"),
+    ):
+        values = {
+            float(ms): value for ms, value in (scores[name] or {}).items() if value is not None
+        }
+        axes.plot(list(values), list(values.values()), marker, color=_SURROGATE, label=label)
+    axes.set(xlabel="greatest distance (ms)", title="Coincident spikes", ylim=(0, 1))
+    axes.legend(frameon=False)
+
+
+def _draw_rates(axes: Axes, curves: list[dict[str, Any]]) -> None:
+    for curve, shade in zip(curves, np.linspace(0.35, 1, len(curves)), strict=True):
+        at = [point["excitation_hz"] for point in curve["points"]]
+        for side, colour, style in (("neuron", _NEURON, "o-"), ("surrogate", _SURROGATE, "s--")):
+            rate = [point[f"{side}_hz"] for point in curve["points"]]
+            label = f"{side}, inhibition {curve['inhibition_hz']:.2g} Hz"
+            axes.plot(at, rate, style, color=colour, alpha=shade, markersize=4, label=label)
+    axes.set(
+        xlabel="excitation (Hz per synapse)", ylabel="output (Hz)", title="Output against input"
+    )
+    axes.legend(frameon=False, fontsize=7)
 
 
 def _draw_intervals(axes: Axes, histogram: Mapping[str, Any]) -> None:

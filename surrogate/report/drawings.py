@@ -170,8 +170,9 @@ def draw_spikes(evaluation: Evaluation) -> Drawing:
     return draw(
         "spikes",
         "Emitted spikes",
-        f"Bars of spikes by outcome and place: {counts}. Distributions of intervals, reliability "
-        "curve, and F1 and rate at other levels of the spike rule.",
+        f"Bars of spikes by outcome and place: {counts}. F1 by distance, distributions of "
+        "intervals, reliability curve, F1 and rate at other levels of the spike rule, and output "
+        "rate against excitation at three inhibitions.",
         f"Hit: within {HIT_MS} ms of a spike of the neuron's. Shifted: within {SHIFT_MS} ms. Bars "
         "of the reliability curve: 95 % over trials; dotted: perfect calibration. Other levels: "
         "how much F1 and rate change if the odds p / (1 - p) of the level are multiplied.",

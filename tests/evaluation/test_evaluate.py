@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,9 +95,8 @@ def test_the_seed_decides_the_intervals(toy_data, model_path) -> None:
 def test_one_trial_has_no_intervals(toy_data, model_path) -> None:
     model = surrogate.load(model_path)
     with datasets.open(toy_data) as data:
-        view = SimpleNamespace(**{name: getattr(data, name) for name in ("path", "digest")})
         outputs = run_protocol(model.stack, data, [0])
-        report = evaluate_outputs(model, view, "test", outputs)
+        report = evaluate_outputs(model, data, "test", outputs)
     assert report["roc_auc"] is not None
     assert report["roc_auc_interval"] is report["tpr_at_fpr_interval"] is None
 
