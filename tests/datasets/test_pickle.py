@@ -84,6 +84,21 @@ def test_every_python_s_pickle_gives_the_same_trials(
     assert [trial.source for trial in trials] == [(77, 0), (77, 1), (77, 2)]
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_trial_without_spikes_is_read_as_every_protocol_writes_it(
+    public_content: dict[str, Any], tmp_path: Path, protocol: int
+) -> None:
+    for trial in public_content["Results"]["listOfSingleSimulationDicts"]:
+        trial["outputSpikeTimes"] = np.zeros(0, np.float16)
+        trial["inhInputSpikeTimes"] = {0: np.zeros(0), 1: []}
+        trial["somaVoltageHighRes"] = np.full(2400, -70, np.float16)
+        trial["somaVoltageLowRes"] = trial["somaVoltageHighRes"][::8]
+    (tmp_path / "p").write_bytes(pickle.dumps(public_content, protocol=protocol))
+    for trial in trials_of(tmp_path / "p"):
+        assert trial.spike_time_ms.size == 0
+        assert trial.exact_times
+
+
 @pytest.mark.parametrize("compress", [bytes, lzma.compress, gzip.compress, bz2.compress])
 def test_compression_is_told_by_content(
     public_content: dict[str, Any], tmp_path: Path, compress: Callable[[bytes], bytes]
