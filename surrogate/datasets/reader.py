@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from surrogate.channels import Channels
 from surrogate.datasets.content import read_content
+from surrogate.datasets.gaps import channels_of
 from surrogate.datasets.layout import FORMAT, MAX_BATCH_EVENTS, MAX_VOLTAGE_MV, SPLITS
 from surrogate.datasets.storage import Hdf5File, reading
 from surrogate.datasets.trial import Trial, spike_bins
@@ -381,12 +382,8 @@ class Dataset:
             )
 
     def _channels(self, gap: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Undo ``writer.gaps_of``: uint32 channels of consecutive rows with ``counts`` events."""
-        # Sums wrap around, their differences do not: a row has at most 2^16 gaps below 2^16.
-        channel = np.cumsum(gap, dtype=np.uint32)
-        starts = np.cumsum(counts) - counts
-        before = np.concatenate([np.zeros(1, np.uint32), channel])[starts]
-        channel -= np.repeat(before, counts)
+        """Channels of consecutive rows with ``counts`` events, checked to be the file's."""
+        channel = channels_of(gap, counts)
         if channel.size and channel.max() >= self.n_inputs:
             raise DataError(
                 f"{self.path}: input channel {channel.max()} is outside 0..{self.n_inputs - 1}; "
