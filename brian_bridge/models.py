@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surrogate.brian_bridge.thresholds import Threshold, threshold_of
 from surrogate.errors import UsageError
+from surrogate.kernels.branches import effective_weights
 from surrogate.model.card import ModelCard
 from surrogate.model.model_file import Model, load
 from surrogate.model.spike_rule import SpikeRule
@@ -73,14 +74,15 @@ class Population:
         return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
     def flat_weights(self, dtype: np.dtype) -> NDArray[np.floating]:
-        """Parameters in canonical order, each row-major, model after model."""
-        return np.concatenate([array.ravel() for array in self._arrays()]).astype(dtype)
-
-    def _arrays(self) -> Iterator[NDArray[np.floating]]:
+        """Parameters in canonical order as the kernels use them, row-major, model after model."""
+        precision = torch.from_numpy(np.empty(0, dtype)).dtype
+        arrays = []
         for model in self.models:
-            state = model.state_dict()
-            for name in self.spec.parameter_shapes():
-                yield state[name].cpu().numpy()
+            # In this precision from the start, as a stepper does it.
+            own = {name: value.cpu().to(precision) for name, value in model.state_dict().items()}
+            ready = effective_weights(self.spec.branches, own)
+            arrays += [ready[name].numpy().ravel() for name in self.spec.parameter_shapes()]
+        return np.concatenate(arrays)
 
     def threshold(self) -> Threshold:
         """The rule of the cards.

@@ -25,12 +25,13 @@ class Population {
   // The population with these weights, made on the first call. Each run() of a program has generated
   // code of its own; all of them use the same population.
   static const Population &of(const T *weights, int cell, bool linear_head, int input_size,
-                              int layers, const int *hidden_sizes, int models) {
+                              int layers, const int *hidden_sizes, int models,
+                              const BranchPattern &pattern) {
     static std::map<const T *, Population *> made;
     Population *&population = made[weights];
     if (!population)
       population =
-          new Population(weights, cell, linear_head, input_size, layers, hidden_sizes, models);
+          new Population(weights, cell, linear_head, input_size, layers, hidden_sizes, models, pattern);
     return *population;
   }
 
@@ -51,8 +52,8 @@ class Population {
 
  private:
   Population(const T *weights, int cell, bool linear_head, int input_size, int layers,
-             const int *hidden_sizes, int models)
-      : stack_(cell, linear_head, input_size, layers, hidden_sizes, models) {
+             const int *hidden_sizes, int models, const BranchPattern &pattern)
+      : stack_(cell, linear_head, input_size, layers, hidden_sizes, models, pattern) {
     for (int model = 0; model < models; ++model)
       stack_.set_weights(weights + model * stack_.parameter_count(), model);
   }

@@ -30,9 +30,12 @@ static double $function(const double t, const double stepped_at)
 {
     static const int hidden_sizes[] = {$hidden_sizes};
     static const int bounds[] = {$bounds};
+    static const int branch_sizes[] = {$branch_sizes}, branch_channels[] = {$branch_channels};
+    static const surrogate::BranchPattern branches = {$branches, branch_sizes, branch_channels,
+                                                      $saturate};
     static const surrogate::Population<$real> &population =
         surrogate::Population<$real>::of(_namespace$weights, $cell, $linear_head, $input_size,
-                                         $layers, hidden_sizes, $models);
+                                         $layers, hidden_sizes, $models, branches);
     const int64_t timestep = $timestep[0];
     if (timestep < $first_step[0]) return stepped_at;
     surrogate::sample_arrivals($counts, $neurons, $groups, bounds, timestep, $arrivals);
@@ -186,6 +189,8 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         for newer, older in zip(logits[-2::-1], logits[:0:-1], strict=True)
     ]
     threshold, decide = neuron.threshold, ""
+    sizes, channels = ((), ()) if spec.branches is None else spec.branches.flat
+    saturate = spec.branches is not None and spec.branches.saturation == "tanh"
     if isinstance(threshold, Stochastic):
         noise = _array(variables["_noise"])
         decide = f"surrogate::logistic({threshold.seed}ULL, timestep, {len(neuron)}, {noise});"
@@ -198,6 +203,10 @@ def _code_values(neuron: SteppedGroup, timestep: Variable) -> dict[str, Any]:
         "hidden_sizes": ", ".join(map(str, spec.hidden_sizes)),
         "layers": len(spec.hidden_sizes),
         "cell": spec.architecture.cpp_code,
+        "branches": len(sizes),
+        "branch_sizes": ", ".join(map(str, sizes or (0,))),  # C++ has no empty arrays
+        "branch_channels": ", ".join(map(str, channels or (0,))),
+        "saturate": str(saturate).lower(),
         "linear_head": str(spec.head == "linear").lower(),
         "input_size": spec.input_size,
         "bounds": ", ".join(map(str, card.channels.bounds)),

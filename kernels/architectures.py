@@ -109,7 +109,7 @@ class Architecture:
     torch_layer : type or None
         The autograd function of the provider "torch", which does all steps of a layer at once.
     cpp_code : int or None
-        The case of ``cell_of`` in ``kernels/cpu/cells.h``; None: no C++ kernels.
+        The case of ``cells_of`` in ``kernels/cpu/cells.h``; None: no C++ kernels.
     triton : str or None
         Where its :class:`surrogate.kernels.triton.cells.Cell` is, ``"module:name"``: that module
         imports Triton. None: no Triton kernels.
@@ -193,11 +193,17 @@ def _step_elm(
     return (kept * h + ELM_LEAK * (1 - kept) * ELM_SCALE * torch.tanh(ELM_SLOPE * change),)
 
 
-def _elm(name: str, activation: Callable[[Tensor], Tensor], **others: Any) -> Architecture:
+def _elm(
+    name: str,
+    activation: Callable[[Tensor], Tensor],
+    torch_layer: type[torch.autograd.Function],
+    **others: Any,
+) -> Architecture:
     return Architecture(
         name,
         gates=2,  # the rows of the hidden layer, two for each unit
         step=partial(_step_elm, activation=activation),
+        torch_layer=torch_layer,
         further_shapes=lambda size: {
             "weight_out": (size, 2 * size),
             "bias_out": (size,),
@@ -272,8 +278,10 @@ ARCHITECTURES: dict[str, Architecture] = {
             colour="#0072B2",
             marker="^",
         ),
-        _elm("elm", torch.relu, torch_layer=ELMLayer, colour="#CC79A7", marker="v"),
-        _elm("elm_silu", F.silu, torch_layer=ELMSiluLayer, colour="#E69F00", marker="<"),
+        _elm("elm", torch.relu, torch_layer=ELMLayer, cpp_code=3, colour="#CC79A7", marker="v"),
+        _elm(
+            "elm_silu", F.silu, torch_layer=ELMSiluLayer, cpp_code=4, colour="#E69F00", marker="<"
+        ),
     )
 }
 

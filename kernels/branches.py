@@ -87,6 +87,11 @@ class Branches:
             raise UsageError("branches without channels: expected at least one connection")
 
     @property
+    def flat(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Number of channels of each branch, and all of them, branch after branch."""
+        return tuple(map(len, self.channels)), tuple(chain.from_iterable(self.channels))
+
+    @property
     def count(self) -> int:
         """Number of branches."""
         return len(self.channels)
@@ -99,12 +104,12 @@ class Branches:
     @cached_property
     def channel(self) -> Tensor:
         """The channel of each connection, int64 [connections], branch after branch."""
-        return torch.tensor(list(chain.from_iterable(self.channels)))
+        return torch.tensor(self.flat[1])
 
     @cached_property
     def branch(self) -> Tensor:
         """The branch of each connection, int64 [connections]."""
-        return torch.repeat_interleave(torch.tensor([len(fed_by) for fed_by in self.channels]))
+        return torch.repeat_interleave(torch.tensor(self.flat[0]))
 
     @cached_property
     def sign(self) -> Tensor:

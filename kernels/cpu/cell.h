@@ -8,6 +8,10 @@ namespace surrogate {
 
 constexpr int kParts = 2;  // most parts of a state: h, which is the output, and one more
 
+// What weight_hh of a layer multiplies: nothing, its own h, or the h of the layer after it, whose inner layer it
+// is. kNoWeights: there is bias_hh alone, which the last slots hold.
+enum class Hidden { kNone, kOwn, kNext, kNoWeights };
+
 // Pointers are to the first row; `row` steps are given per array.
 template <class T>
 struct CellRows {
@@ -75,15 +79,15 @@ void run_cell_backward(const CellGradients<T> &cells) {
       for (int p = 0; p < Kind::parts; ++p) {
         before[p] = F::load(at.before[p] + place);
         after[p] = F::load(at.after[p] + place);
-        grad[p] = Kind::recurrent ? F::load(at.carry[p] + place) : V();
+        grad[p] = Kind::has_state ? F::load(at.carry[p] + place) : V();
       }
-      grad[0] = Kind::recurrent ? F::load(at.above + place) + grad[0] : F::load(at.above + place);
+      grad[0] = Kind::has_state ? F::load(at.above + place) + grad[0] : F::load(at.above + place);
       Kind::backward(gate, before, after, grad, grad_gate);
       for (int s = 0; s < Kind::slots; ++s) {
         F::store(at.grad_gates + gates + s * units, grad_gate[s]);
         sum[s] += grad_gate[s];
       }
-      if (Kind::recurrent)
+      if (Kind::has_state)
         for (int p = 0; p < Kind::parts; ++p) F::store(at.carry[p] + place, grad[p]);
     }
     for (int s = 0; s < Kind::slots; ++s) {
@@ -97,7 +101,8 @@ void run_cell_backward(const CellGradients<T> &cells) {
 template <class T>
 struct Cell {
   int gates, slots, parts;
-  bool recurrent, reads_h, keeps_gates;
+  Hidden hidden;
+  bool has_state, reads_h, keeps_gates;
   int (*gate_of)(int slot);
   void (*forward)(const CellRows<T> &);
   void (*step)(const CellRows<T> &);
@@ -106,8 +111,8 @@ struct Cell {
   template <class Kind>
   static Cell of() {
     static_assert(Kind::slots <= 4 && Kind::parts <= kParts, "products and steps have no more room");
-    const Cell cell = {Kind::gates, Kind::slots, Kind::parts, Kind::recurrent, Kind::reads_h,
-                       Kind::keeps_gates, Kind::gate_of, run_cell<Kind, T, true>,
+    const Cell cell = {Kind::gates, Kind::slots, Kind::parts, Kind::hidden, Kind::has_state,
+                       Kind::reads_h, Kind::keeps_gates, Kind::gate_of, run_cell<Kind, T, true>,
                        run_cell<Kind, T, false>, run_cell_backward<Kind, T>};
     return cell;
   }

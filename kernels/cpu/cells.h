@@ -1,6 +1,6 @@
 // The cells: forward and backward of a layer's units, given the sums of their gates.
 //
-// Equations: kernels/architectures.py. A cell is a struct and a case of `cell_of`, nothing else asks which
+// Equations: kernels/architectures.py. A cell is a struct and a case of `cells_of`, nothing else asks which
 // one it is. V is a vector of units, or of one unit. A cell has
 //
 //   gates        blocks of rows of its canonical weights
@@ -8,7 +8,8 @@
 //                state the last; where both write, they add up
 //   gate_of      the canonical gate of a slot
 //   parts        of its state, h first
-//   recurrent    whether its state and hidden weights exist; else h is only an output
+//   hidden       what its hidden weights multiply
+//   has_state    whether its state exists; else h is only an output
 //   reads_h      whether `step` uses h itself, not only through the weights
 //   keeps_gates  whether `backward` uses what `forward` leaves in the gates
 //   forward      gates: from sums to activated; state: from before to after
@@ -28,7 +29,8 @@ namespace surrogate {
 // The linear head, which has no state.
 struct Linear {
   static constexpr int gates = 1, slots = 1, parts = 1;
-  static constexpr bool recurrent = false, reads_h = false, keeps_gates = false;
+  static constexpr Hidden hidden = Hidden::kNone;
+  static constexpr bool has_state = false, reads_h = false, keeps_gates = false;
   static int gate_of(int) { return 0; }
 
   template <class V>
@@ -43,7 +45,8 @@ struct Linear {
 
 struct Rnn {
   static constexpr int gates = 1, slots = 1, parts = 1;
-  static constexpr bool recurrent = true, reads_h = false, keeps_gates = false;
+  static constexpr Hidden hidden = Hidden::kOwn;
+  static constexpr bool has_state = true, reads_h = false, keeps_gates = false;
   static int gate_of(int) { return 0; }
 
   template <class V>
@@ -61,7 +64,8 @@ struct Rnn {
 // Slots n, r, z, m: n takes the input's part of the candidate, m = U_n h + d_n.
 struct Gru {
   static constexpr int gates = 3, slots = 4, parts = 1;
-  static constexpr bool recurrent = true, reads_h = true, keeps_gates = true;
+  static constexpr Hidden hidden = Hidden::kOwn;
+  static constexpr bool has_state = true, reads_h = true, keeps_gates = true;
   static int gate_of(int slot) { return (slot + 2) % 3; }  // canonical r, z, n
 
   template <class V>
@@ -100,7 +104,8 @@ struct Gru {
 // Slots i, f, g, o; the state is h, c.
 struct Lstm {
   static constexpr int gates = 4, slots = 4, parts = 2;
-  static constexpr bool recurrent = true, reads_h = false, keeps_gates = true;
+  static constexpr Hidden hidden = Hidden::kOwn;
+  static constexpr bool has_state = true, reads_h = false, keeps_gates = true;
   static int gate_of(int slot) { return slot; }
 
   template <class V>
@@ -139,13 +144,93 @@ struct Lstm {
   }
 };
 
-// The cell of a code, `cpp_code` in kernels/architectures.py; throws std::invalid_argument if there is none.
+// An ELM is two layers: the hidden layer of its MLP, whose state is the memory of the layer after it, and that
+// memory. A NaN stays a NaN: comparisons are false for it.
+struct ElmRelu {
+  static constexpr int gates = 1, slots = 1, parts = 1;
+  static constexpr Hidden hidden = Hidden::kNext;
+  static constexpr bool has_state = false, reads_h = false, keeps_gates = false;
+  static int gate_of(int) { return 0; }
+
+  template <class V>
+  static SURROGATE_INLINE void forward(V *gate, V *state) { state[0] = gate[0] < V() ? V() : gate[0]; }
+  template <class V>
+  static SURROGATE_INLINE void step(V *gate, V *state) { forward(gate, state); }
+  template <class V>
+  static SURROGATE_INLINE void backward(const V *, const V *, const V *after, V *grad, V *grad_gate) {
+    grad_gate[0] = after[0] <= V() ? V() : grad[0];
+  }
+};
+
+struct ElmSilu {
+  static constexpr int gates = 1, slots = 1, parts = 1;
+  static constexpr Hidden hidden = Hidden::kNext;
+  static constexpr bool has_state = false, reads_h = false, keeps_gates = true;
+  static int gate_of(int) { return 0; }
+
+  template <class V>
+  static SURROGATE_INLINE void forward(V *gate, V *state) { state[0] = gate[0] * sigmoid_of(gate[0]); }
+  template <class V>
+  static SURROGATE_INLINE void step(V *gate, V *state) { forward(gate, state); }
+  template <class V>
+  static SURROGATE_INLINE void backward(const V *gate, const V *, const V *, V *grad, V *grad_gate) {
+    const V s = sigmoid_of(gate[0]);
+    grad_gate[0] = grad[0] * s * (1.0f + gate[0] * (1.0f - s));
+  }
+};
+
+// Slots: the MLP's output, and kappa, which is the bias there.
+struct ElmMemory {
+  static constexpr int gates = 1, slots = 2, parts = 1;
+  static constexpr Hidden hidden = Hidden::kNoWeights;
+  static constexpr bool has_state = true, reads_h = true, keeps_gates = true;
+  static int gate_of(int) { return 0; }
+  static constexpr double size = 5.0 * 1.7159, slope = 2.0 / 3.0;
+
+  template <class V>
+  static SURROGATE_INLINE void forward(V *gate, V *state) {
+    gate[0] = tanh_of(gate[0] * number(gate[0], slope));
+    const V most = gate[0] * number(gate[0], size);
+    state[0] = most + gate[1] * (state[0] - most);
+  }
+  template <class V>
+  static SURROGATE_INLINE void step(V *gate, V *state) { forward(gate, state); }
+  template <class V>
+  static SURROGATE_INLINE void backward(const V *gate, const V *before, const V *, V *grad, V *grad_gate) {
+    const V delta = gate[0], kappa = gate[1], dh = grad[0];
+    const V steep = number(delta, size * slope) * (1.0f - delta * delta);
+    grad_gate[0] = dh * (1.0f - kappa) * steep;
+    grad_gate[1] = dh * (before[0] - number(delta, size) * delta);
+    grad[0] = dh * kappa;
+  }
+};
+
+// What a layer of the stack consists of: one cell, or an inner one and the one that it belongs to.
 template <class T>
-Cell<T> cell_of(int code) {
+struct Cells {
+  bool two;
+  Cell<T> inner, own;
+  template <class Kind>
+  static Cells of() {
+    const Cells cells = {false, Cell<T>::template of<Kind>(), Cell<T>::template of<Kind>()};
+    return cells;
+  }
+  template <class Inner, class Kind>
+  static Cells of_two() {
+    const Cells cells = {true, Cell<T>::template of<Inner>(), Cell<T>::template of<Kind>()};
+    return cells;
+  }
+};
+
+// The cells of a code, `cpp_code` in kernels/architectures.py; throws std::invalid_argument if there are none.
+template <class T>
+Cells<T> cells_of(int code) {
   switch (code) {
-    case 0: return Cell<T>::template of<Rnn>();
-    case 1: return Cell<T>::template of<Gru>();
-    case 2: return Cell<T>::template of<Lstm>();
+    case 0: return Cells<T>::template of<Rnn>();
+    case 1: return Cells<T>::template of<Gru>();
+    case 2: return Cells<T>::template of<Lstm>();
+    case 3: return Cells<T>::template of_two<ElmRelu, ElmMemory>();
+    case 4: return Cells<T>::template of_two<ElmSilu, ElmMemory>();
     default: throw std::invalid_argument("no cell has the code " + std::to_string(code));
   }
 }

@@ -17,7 +17,7 @@ class LastLayer {
 
   // Whether the gates fit.
   static bool serves(const Layer<T> &layer) {
-    return layer.cell.recurrent && layer.units == units && layer.cell.slots * units <= lanes;
+    return layer.cell.hidden == Hidden::kOwn && layer.units == units && layer.cell.slots * units <= lanes;
   }
   // Numbers that its weights, and its working memory for `rows` rows, take.
   static size_t weights_size(const Layer<T> &layer) {

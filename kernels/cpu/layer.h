@@ -24,7 +24,7 @@ inline int vectors_per_panel(int count) {
 // Canonical parameters of one layer, or their gradients: torch.nn's shapes, row-major.
 template <class T>
 struct Parameters {
-  T *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // a linear layer has only weight_ih and bias_ih
+  T *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // null if there is none; an ELM's memory has kappa as bias_hh
 };
 
 // The same, packed.
@@ -60,7 +60,8 @@ struct Layer {
   int width;          // numbers in a row of a panel
   Operand input, hidden;
 
-  Layer(const Cell<T> &cell_, int inputs, int units_)
+  // `memory` is the number of units whose h the hidden weights multiply.
+  Layer(const Cell<T> &cell_, int inputs, int units_, int memory)
       : cell(cell_),
         units(units_),
         padded((units + lanes - 1) / lanes * lanes),
@@ -69,15 +70,15 @@ struct Layer {
         panels(padded / panel_units),
         width(cell.slots * panel_units),
         input(lanes, inputs, 0, cell.gates * slot_vectors),
-        hidden(lanes, units, (cell.slots - cell.gates) * slot_vectors,
-               cell.recurrent ? cell.gates * slot_vectors : 0) {}
+        hidden(lanes, memory, (cell.slots - cell.gates) * slot_vectors,
+               cell.hidden == Hidden::kNone ? 0 : cell.gates * slot_vectors) {}
 
   // Units of the last block may be fewer.
   int units_in(int panel) const {
     const int left = units - panel * panel_units;
     return left < panel_units ? left : panel_units;
   }
-  int state_size() const { return cell.recurrent ? cell.parts * units : 0; }
+  int state_size() const { return cell.has_state ? cell.parts * units : 0; }
 
   // Sizes of the packed arrays, in numbers.
   size_t size(const Operand &operand) const { return panels * operand.panel_size(); }
@@ -91,9 +92,9 @@ struct Layer {
   Parameters<U> parameters(const Next &next) const {
     const size_t rows = size_t(cell.gates) * units;
     Parameters<U> own = {next(rows * input.length), nullptr, nullptr, nullptr};
-    if (cell.recurrent) own.weight_hh = next(rows * units);
+    if (hidden.length) own.weight_hh = next(rows * hidden.length);
     own.bias_ih = next(rows);
-    if (cell.recurrent) own.bias_hh = next(rows);
+    if (hidden.vectors) own.bias_hh = next(rows);
     return own;
   }
 
@@ -138,7 +139,7 @@ template <bool kUnpack, class T>
 void transfer(const Layer<T> &layer, const Packed<T> &packed, const Parameters<T> &canonical) {
   transfer_weights<kUnpack>(layer, layer.input, packed.input, canonical.weight_ih);
   transfer_bias<kUnpack>(layer, layer.input, packed.bias, canonical.bias_ih);
-  if (!layer.cell.recurrent) return;
+  if (!layer.hidden.vectors) return;
   transfer_weights<kUnpack>(layer, layer.hidden, packed.hidden, canonical.weight_hh);
   transfer_bias<kUnpack>(layer, layer.hidden, packed.bias, canonical.bias_hh);
 }

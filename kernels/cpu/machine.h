@@ -34,13 +34,14 @@ class Machine {
 template <class T>
 class MachineOf : public Machine {
  public:
-  MachineOf(int cell, bool linear, int inputs, const std::vector<int> &hidden, int models)
-      : stack_(cell, linear, inputs, int(hidden.size()), hidden.data(), models) {}
+  MachineOf(int cell, bool linear, int inputs, const std::vector<int> &hidden, int models,
+            const BranchPattern &pattern)
+      : stack_(cell, linear, inputs, int(hidden.size()), hidden.data(), models, pattern) {}
 
   bool set_weights(const std::vector<void *> &parameters, int model) {
-    std::vector<Parameters<T> > by_layer;
-    if (!sort(parameters, by_layer)) return false;
-    stack_.set_weights(by_layer, model);
+    typename Stack<T>::Split split;
+    if (!sort(parameters, split)) return false;
+    stack_.set_weights(split, model);
     return true;
   }
   void step(int neurons, Events events, void *state, void *outputs) {
@@ -58,7 +59,7 @@ class MachineOf : public Machine {
   }
   bool backward(Events events, const std::vector<void *> &parameters, const void *grad_outputs,
                 const void *grad_final, const std::vector<void *> &gradients, void *grad_state) {
-    std::vector<Parameters<T> > weights, to;
+    typename Stack<T>::Split weights, to;
     if (!sort(parameters, weights) || !sort(gradients, to) || !training_) return false;
     training_->backward(events, weights, static_cast<const T *>(grad_outputs),
                         static_cast<const T *>(grad_final), to, static_cast<T *>(grad_state));
@@ -69,14 +70,13 @@ class MachineOf : public Machine {
   int state_size() const { return stack_.state_size(); }
 
  private:
-  // Addresses in canonical order, by layer; false if there are too few or too many.
-  bool sort(const std::vector<void *> &all, std::vector<Parameters<T> > &by_layer) const {
+  // Addresses in canonical order; false if there are too few or too many.
+  bool sort(const std::vector<void *> &all, typename Stack<T>::Split &split) const {
     size_t next = 0;
-    for (const Layer<T> &layer : stack_.layers())
-      by_layer.push_back(layer.template parameters<T>([&](size_t) -> T * {
-        const size_t at = next++;
-        return at < all.size() ? static_cast<T *>(all[at]) : nullptr;
-      }));
+    split = stack_.split_by([&](size_t) -> T * {
+      const size_t at = next++;
+      return at < all.size() ? static_cast<T *>(all[at]) : nullptr;
+    });
     return next == all.size();
   }
 

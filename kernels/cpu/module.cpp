@@ -132,24 +132,33 @@ bool addresses(PyObject *tuple, std::vector<void *> &to) {
   return !PyErr_Occurred();
 }
 
+std::vector<int> numbers(PyObject *tuple) {
+  std::vector<int> found;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); ++i)
+    found.push_back(int(PyLong_AsLong(PyTuple_GetItem(tuple, i))));
+  return found;
+}
+
 PyObject *make(PyTypeObject *type, PyObject *args, PyObject *) {
-  int cell, linear, inputs, wide, models;
-  PyObject *sizes;
-  if (!PyArg_ParseTuple(args, "ipiO!pi", &cell, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
-                        &models))
+  int cell, linear, inputs, wide, models, saturate;
+  PyObject *sizes, *branch_sizes, *branch_channels;
+  if (!PyArg_ParseTuple(args, "ipiO!piO!O!p", &cell, &linear, &inputs, &PyTuple_Type, &sizes, &wide,
+                        &models, &PyTuple_Type, &branch_sizes, &PyTuple_Type, &branch_channels,
+                        &saturate))
     return nullptr;
   allocfunc allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
   PyObject *self = allocate(type, 0);
   if (!self) return nullptr;
   if (!guarded([&] {
-        std::vector<int> hidden;
-        for (Py_ssize_t i = 0; i < PyTuple_Size(sizes); ++i)
-          hidden.push_back(int(PyLong_AsLong(PyTuple_GetItem(sizes, i))));
+        const std::vector<int> hidden = numbers(sizes), fed_by = numbers(branch_sizes),
+                               channels = numbers(branch_channels);
         if (PyErr_Occurred()) return;
+        const surrogate::BranchPattern pattern = {int(fed_by.size()), fed_by.data(),
+                                                  channels.data(), saturate != 0};
         own(self)->machine =
             wide ? static_cast<Machine *>(
-                       new MachineOf<double>(cell, linear, inputs, hidden, models))
-                 : new MachineOf<float>(cell, linear, inputs, hidden, models);
+                       new MachineOf<double>(cell, linear, inputs, hidden, models, pattern))
+                 : new MachineOf<float>(cell, linear, inputs, hidden, models, pattern);
         own(self)->state = new Array;
         own(self)->outputs = new Array;
       }) ||

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surrogate.kernels import cpu
+from surrogate.kernels.branches import effective_weights
 from surrogate.kernels.events import SpikeEvents
 from surrogate.kernels.spec import StackSpec
 
@@ -19,9 +20,7 @@ __all__ = ["lacks", "make_stack", "run_stack_cpu", "shares"]
 
 def lacks(spec: StackSpec) -> str | None:
     """What of the stack the kernels do not compute; None if they compute all of it."""
-    if spec.architecture.cpp_code is None:
-        return spec.arch
-    return None if spec.branches is None else "branches"
+    return spec.arch if spec.architecture.cpp_code is None else None
 
 
 def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
@@ -50,6 +49,8 @@ def make_stack(spec: StackSpec, dtype: torch.dtype, models: int = 1) -> Any:
         spec.hidden_sizes,
         dtype == torch.float64,
         models,
+        *((), ()) if spec.branches is None else spec.branches.flat,
+        spec.branches is not None and spec.branches.saturation == "tanh",
     )
 
 
@@ -188,10 +189,8 @@ def run_stack_cpu(
     faster only for wide layers on an idle machine. Gradients are first derivatives.
     """
     ordered = []
-    for (
-        name,
-        shape,
-    ) in spec.parameter_shapes().items():  # C++ gets addresses only
+    weights = effective_weights(spec.branches, weights)
+    for name, shape in spec.parameter_shapes().items():  # C++ gets addresses only
         weight = weights[name]
         if weight.shape != shape or weight.dtype != state.dtype or weight.device != state.device:
             raise ValueError(

@@ -61,6 +61,14 @@ struct Vector {
 
 #endif
 
+// A number in the precision of `of`: compilers refuse to mix vectors of float with double literals.
+SURROGATE_INLINE Vector<float>::type number(const Vector<float>::type &, double value) {
+  return Vector<float>::fill(float(value));
+}
+SURROGATE_INLINE Vector<double>::type number(const Vector<double>::type &, double value) {
+  return Vector<double>::fill(value);
+}
+
 template <class V>
 struct Fraction {
   V top, bottom;

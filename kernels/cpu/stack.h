@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "branches.h"
 #include "cells.h"
 #include "counts.h"
 #include "events.h"
@@ -22,18 +23,34 @@ namespace surrogate {
 template <class T>
 class Stack {
  public:
-  // `cell` is the code of cell_of, which throws std::invalid_argument where it has none. hidden_sizes has
+  // `cell` is the code of cells_of, which throws std::invalid_argument where it has none. hidden_sizes has
   // `layers` entries; with a linear head the last is the head's. With models > 1 each
   // neuron has its own set of weights.
   Stack(int cell, bool linear_head, int input_size, int layers, const int *hidden_sizes,
-        int models = 1)
-      : models_(models) {
-    const Cell<T> recurrent = cell_of<T>(cell), head = Cell<T>::template of<Linear>();
+        int models = 1, const BranchPattern &pattern = BranchPattern())
+      : branches_(pattern, input_size), models_(models), input_size_(input_size) {
+    const Cells<T> cells = cells_of<T>(cell);
     int inputs = input_size;
+    if (branches_.count) {
+      inputs = branches_.count;
+      state_size_ = branches_.count;
+      widest_ = branches_.padded;
+      model_size_ = aligned(branches_.size());
+      parameter_count_ = long(branches_.connections()) + branches_.count;
+    }
     for (int l = 0; l < layers; ++l) {
-      const bool linear = linear_head && l == layers - 1;
-      layers_.push_back(Layer<T>(linear ? head : recurrent, inputs, hidden_sizes[l]));
-      const Layer<T> &layer = layers_.back();
+      const int units = hidden_sizes[l];
+      if (linear_head && l == layers - 1) {
+        layers_.push_back(Layer<T>(Cell<T>::template of<Linear>(), inputs, units, 0));
+      } else if (cells.two) {
+        layers_.push_back(Layer<T>(cells.inner, inputs, 2 * units, units));
+        layers_.push_back(Layer<T>(cells.own, 2 * units, units, 0));
+      } else {
+        layers_.push_back(Layer<T>(cells.own, inputs, units, units));
+      }
+      inputs = units;
+    }
+    for (const Layer<T> &layer : layers_) {
       starts_.push_back(model_size_);
       model_size_ += aligned(layer.size(layer.input)) + aligned(layer.size(layer.hidden)) +
                      aligned(layer.bias_size());
@@ -43,9 +60,8 @@ class Stack {
       });
       state_size_ += layer.state_size();
       if (layer.padded > widest_) widest_ = layer.padded;
-      inputs = hidden_sizes[l];
     }
-    last_ = layers > 1 && LastLayer<T>::serves(layers_.back());
+    last_ = layers_.size() > 1 && LastLayer<T>::serves(layers_.back());
     last_start_ = model_size_;
     if (last_) model_size_ += aligned(LastLayer<T>::weights_size(layers_.back()));
     weights_.zeros(model_size_ * models);
@@ -54,29 +70,47 @@ class Stack {
 
   int state_size() const { return state_size_; }
   long parameter_count() const { return parameter_count_; }
-  int input_size() const { return layers_[0].input.length; }
+  int input_size() const { return input_size_; }
+  const Branches<T> &branches() const { return branches_; }
   const std::vector<Layer<T> > &layers() const { return layers_; }
 
-  // Splits canonical parameters, concatenated in order, into layers.
-  template <class U>
-  std::vector<Parameters<U> > split(U *parameters) const {
-    std::vector<Parameters<U> > split;
-    for (const Layer<T> &layer : layers_)
-      split.push_back(layer.template parameters<U>([&](size_t size) -> U * {
-        parameters += size;
-        return parameters - size;
-      }));
+  // Canonical parameters, or their gradients.
+  struct Split {
+    BranchParameters<T> branches;
+    std::vector<Parameters<T> > layers;
+  };
+
+  // Splits them; next(numbers) tells where each of them begins.
+  template <class Next>
+  Split split_by(const Next &next) const {
+    Split split = {{nullptr, nullptr}, {}};
+    if (branches_.count) {
+      split.branches.weight = next(branches_.connections());
+      split.branches.kept = next(branches_.count);
+    }
+    for (const Layer<T> &layer : layers_) split.layers.push_back(layer.template parameters<T>(next));
     return split;
   }
 
-  // Canonical parameters of one model: per layer weight_ih, weight_hh, bias_ih, bias_hh, each row-major;
-  // a linear head's weight and bias.
+  // Parameters that lie one after the other.
+  Split split(T *parameters) const {
+    return split_by([&](size_t size) -> T * {
+      parameters += size;
+      return parameters - size;
+    });
+  }
+
+  // Canonical parameters of one model, concatenated: weights and decays of the branches; per layer weight_ih,
+  // weight_hh, bias_ih, bias_hh, each row-major; an ELM's weight_out, bias_out, kappa; a linear head's weight
+  // and bias.
   void set_weights(const T *parameters, int model = 0) {
     set_weights(split(const_cast<T *>(parameters)), model);
   }
 
-  void set_weights(const std::vector<Parameters<T> > &parameters, int model = 0) {
+  void set_weights(const Split &split, int model = 0) {
     T *base = weights_.data() + model_size_ * model;
+    const std::vector<Parameters<T> > &parameters = split.layers;
+    if (branches_.count) branches_.pack(split.branches, base);
     for (size_t l = 0; l < layers_.size(); ++l) {
       const Packed<T> own = packed_at(base, l);
       std::memset(own.bias, 0, layers_[l].bias_size() * sizeof(T));
@@ -86,6 +120,7 @@ class Stack {
       LastLayer<T>::pack(layers_.back(), packed_at(base, layers_.size() - 1), base + last_start_);
   }
 
+  const T *packed_branches(int model = 0) const { return weights_.data() + model_size_ * model; }
   Packed<const T> packed(size_t l, int model = 0) const {
     return packed_at<const T>(weights_.data() + model_size_ * model, l);
   }
@@ -100,8 +135,8 @@ class Stack {
   };
 
   // Advances neurons `first` to `last - 1`. Neuron n's active channels, ascending and unique, are
-  // channel[row_ptr[n]] to channel[row_ptr[n + 1] - 1]. state is [neurons][state_size()], layers in
-  // order, parts of one in order; outputs is [neurons][2].
+  // channel[row_ptr[n]] to channel[row_ptr[n + 1] - 1]. state is [neurons][state_size()], branches, then
+  // layers in order, parts of one in order; outputs is [neurons][2].
   void step_events(int first, int last, const int16_t *channel, const int32_t *row_ptr, T *state,
                    T *outputs, Scratch &scratch) const {
     const SubnormalsAreZero subnormals;
@@ -176,6 +211,10 @@ class Stack {
                   Scratch &scratch) const {
     T *below = scratch.hidden.data(), *after = below + size_t(block_) * widest_;
     const size_t top = layers_.size() - 1;
+    if (branches_.count) {
+      step_branches(model, rows, events, below, state);
+      state += branches_.count;
+    }
     for (size_t l = 0; l < top + !last_; ++l) {
       step_layer(l, packed(l, model), rows, events, below, state, after, scratch);
       state += layers_[l].state_size();
@@ -188,6 +227,18 @@ class Stack {
       copy_rows(outputs, 2, after, 2, rows, 2);
     } else {
       copy_rows(outputs, 2, below, layers_[top].padded, rows, 2);
+    }
+  }
+
+  // Traces are advanced in `below`, where a neuron has whole vectors.
+  SURROGATE_INLINE void step_branches(int model, int rows, Events events, T *below, T *state) const {
+    const int count = branches_.count, padded = branches_.padded;
+    for (int r = 0; r < rows; ++r, below += padded, state += state_size_) {
+      copy(below, state, count);
+      for (int i = count; i < padded; ++i) below[i] = 0;
+      branches_.advance(events, size_t(r), packed_branches(model), below, below);
+      copy(state, below, count);
+      if (branches_.saturate) branches_.show(below, below);
     }
   }
 
@@ -213,23 +264,23 @@ class Stack {
     for (int p = 0; p < layer.panels; ++p) {
       const T *input = weights.input + p * layer.input.panel_size();
       const T *bias = weights.bias + size_t(p) * layer.width;
-      if (l == 0) {
+      if (l == 0 && !branches_.count) {
         for (int r = 0; r < rows; ++r)
           sum_events(layer, events, size_t(r), input, bias, gates + r * layer.width);
       } else {
         for (int r = 0; r < rows; ++r) copy(gates + r * layer.width, bias, layer.width);
-        multiply(layer.input.vectors, rows, layer.input.length, below, layers_[l - 1].padded, input,
-                 gates, layer.width);
+        multiply(layer.input.vectors, rows, layer.input.length, below,
+                 l ? layers_[l - 1].padded : branches_.padded, input, gates, layer.width);
       }
-      if (cell.recurrent)
-        multiply(layer.hidden.vectors, rows, layer.units, state, state_size_,
+      if (layer.hidden.length)
+        multiply(layer.hidden.vectors, rows, layer.hidden.length, state, state_size_,
                  weights.hidden + p * layer.hidden.panel_size(),
                  gates + layer.hidden.from * Layer<T>::lanes, layer.width);
       cell.step(cells);
       for (int part = 0; part < kParts; ++part)
         cells.before[part] = cells.after[part] += layer.panel_units;
     }
-    if (!cell.recurrent) return;
+    if (!cell.has_state) return;
     for (int part = 0; part < cell.parts; ++part)
       copy_rows(state + part * layer.units, state_size_, parts[part], layer.padded, rows,
                 layer.units);
@@ -247,7 +298,8 @@ class Stack {
     for (int r = 0; r < rows; ++r) copy(to + r * to_row, from + r * from_row, size);
   }
 
-  int models_, state_size_ = 0, widest_ = 0, block_;
+  Branches<T> branches_;
+  int models_, input_size_, state_size_ = 0, widest_ = 0, block_;
   long parameter_count_ = 0;
   size_t model_size_ = 0;
   bool last_;  // whether the last layer is one of two units, in a form of its own

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogate.kernels.branches import effective_weights
 from surrogate.kernels.cpu.sequences import make_stack, shares
 from surrogate.kernels.spec import StackSpec
 
@@ -27,8 +28,10 @@ class KernelSteps:
         state: NDArray[Any],
         outputs: NDArray[Any],
     ) -> None:
-        tensors = list(weights.values())
-        by_model = [tensors] if tensors[0].dim() == 2 else list(zip(*tensors, strict=True))
+        ready = effective_weights(spec.branches, weights)
+        tensors = [tensor.contiguous() for tensor in ready.values()]
+        shared = ready["layers.0.weight_ih_l0"].dim() == 2
+        by_model = [tensors] if shared else list(zip(*tensors, strict=True))
         stack = make_stack(spec, tensors[0].dtype, len(by_model))
         for model, own in enumerate(by_model):
             stack.set_weights(tuple(tensor.data_ptr() for tensor in own), model)
@@ -48,7 +51,7 @@ class ThreadedSteps:
         threads: int,
     ) -> None:
         self._shares = [slice(*bounds) for bounds in shares(len(state), threads)]
-        per_neuron = next(iter(weights.values())).dim() == 3
+        per_neuron = weights["layers.0.weight_ih_l0"].dim() == 3
         self._kernels = [
             KernelSteps(
                 spec,

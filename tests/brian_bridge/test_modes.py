@@ -48,7 +48,7 @@ def test_all_modes_give_the_same_spikes(tmp_path, capsys) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     results = {mode: dict(np.load(tmp_path / f"{mode}.npz")) for mode in MODES}
     first = results["numpy"]
-    for name in ("level", "chance", "rise", "peak", "return", "lif"):
+    for name in ("level", "chance", "rise", "peak", "return", "dendrite", "lif"):
         assert 50 < len(first[f"{name}_i"]) < 2 * NEURONS * DURATION_MS / 2
     for mode in MODES[1:]:
         for key, values in results[mode].items():

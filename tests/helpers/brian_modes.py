@@ -27,6 +27,7 @@ from brian2 import (
 )
 
 from helpers.brian import INPUTS, random_arrivals, random_model
+from helpers.stacks import irregular_branches
 from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import Background, RisingEdge, Stochastic
 from surrogate.model.model_file import Model
@@ -79,6 +80,12 @@ def main(mode: str, folder: str) -> None:
         ),
         SurrogateNeuron(NEURONS, ruled_model("local_peak"), name="peak"),
         SurrogateNeuron(NEURONS, ruled_model("hysteresis"), name="return"),
+        SurrogateNeuron(
+            NEURONS,
+            random_model("elm", (6, 2), seed=4, head="linear", branches=irregular_branches(INPUTS)),
+            threshold=RisingEdge(),
+            name="dendrite",
+        ),
     ]
     lif = NeuronGroup(
         2 * NEURONS,

@@ -139,7 +139,9 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(without, monkeypatch) -> No
             kept.append(arguments[-1])
             self._stack.forward(*arguments)
 
-    monkeypatch.setattr(sequences, "make_stack", lambda *_: Spy(0, False, 30, (8, 2), True, 1))
+    monkeypatch.setattr(
+        sequences, "make_stack", lambda *_: Spy(0, False, 30, (8, 2), True, 1, (), (), False)
+    )
     spec = StackSpec("rnn", (8, 2), input_size=30)
     problem = _problem(spec, 3, 12)
     with without():
@@ -152,7 +154,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(without, monkeypatch) -> No
 
 def test_a_code_that_no_cell_has_is_refused() -> None:
     with pytest.raises(ValueError, match="no cell has the code 99"):
-        cpu.load().Stack(99, False, 30, (8, 2), True, 1)
+        cpu.load().Stack(99, False, 30, (8, 2), True, 1, (), (), False)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -11,23 +11,34 @@
 #include <vector>
 
 struct Shape {
-  int arch;  // 0 rnn, 1 gru, 2 lstm
+  int arch;  // 0 rnn, 1 gru, 2 lstm, 3 elm, 4 elm_silu
   bool linear_head;
   int inputs;
   std::vector<int> sizes;
+  std::vector<int> branch_sizes, branch_channels;  // of each branch; none: the first layer sees the inputs
+  bool saturate;
+
+  int branches() const { return int(branch_sizes.size()); }
+  surrogate::BranchPattern pattern() const {
+    const surrogate::BranchPattern pattern = {branches(), branch_sizes.data(), branch_channels.data(), saturate};
+    return pattern;
+  }
+  bool elm() const { return arch > 2; }
 
   int recurrent_layers() const { return int(sizes.size()) - (linear_head ? 1 : 0); }
-  int gates() const { return arch == 0 ? 1 : arch == 1 ? 3 : 4; }
+  int gates() const { return arch == 0 ? 1 : arch == 1 ? 3 : elm() ? 2 : 4; }
   int state_size() const {
-    int size = 0;
+    int size = branches();
     for (int l = 0; l < recurrent_layers(); ++l) size += sizes[l] * (arch == 2 ? 2 : 1);
     return size;
   }
   size_t parameter_count() const {
-    size_t count = 0, below = size_t(inputs);
+    size_t count = 0, below = size_t(branches() ? branches() : inputs);
+    if (branches()) count = branch_channels.size() + branch_sizes.size();
     for (int l = 0; l < recurrent_layers(); ++l) {
       const size_t rows = size_t(gates()) * sizes[l];
       count += rows * (below + sizes[l] + 2);
+      if (elm()) count += size_t(sizes[l]) * (rows + 2);
       below = size_t(sizes[l]);
     }
     return linear_head ? count + 2 * (below + 1) : count;
@@ -36,7 +47,7 @@ struct Shape {
   double weight_scale() const {
     int widest = 4;
     for (size_t l = 0; l < sizes.size(); ++l) widest = sizes[l] > widest ? sizes[l] : widest;
-    return 1 / std::sqrt(double(widest));
+    return (elm() ? 0.1 : 1) / std::sqrt(double(widest));  // an ELM's h goes up to about 10
   }
 };
 
@@ -56,6 +67,20 @@ inline void reference_step(const Shape &shape, const double *parameters,
                            const std::vector<int16_t> &active, double *state, double *outputs) {
   std::vector<double> x(size_t(shape.inputs), 0.0), a, m;
   for (size_t i = 0; i < active.size(); ++i) x[size_t(active[i])] = 1;
+  if (shape.branches()) {
+    const std::vector<double> spikes = x;
+    const double *kept = parameters + shape.branch_channels.size();
+    const int *channel = shape.branch_channels.data();
+    x.clear();
+    for (int b = 0; b < shape.branches(); ++b) {
+      state[b] *= kept[b];
+      for (int i = 0; i < shape.branch_sizes[size_t(b)]; ++i)
+        state[b] += *parameters++ * spikes[size_t(*channel++)];
+      x.push_back(shape.saturate ? std::tanh(state[b]) : state[b]);
+    }
+    parameters += shape.branches();
+    state += shape.branches();
+  }
   for (int l = 0; l < shape.recurrent_layers(); ++l) {
     const size_t units = size_t(shape.sizes[l]), rows = units * shape.gates();
     const double *weight_hh = parameters + rows * x.size();
@@ -65,7 +90,18 @@ inline void reference_step(const Shape &shape, const double *parameters,
     affine(weight_hh, bias_ih + rows, rows, h, m);
     parameters = bias_ih + 2 * rows;
     double *c = state + units;
-    for (size_t u = 0; u < units; ++u) {
+    if (shape.elm()) {
+      for (size_t r = 0; r < rows; ++r) {
+        const double sum = a[r] + m[r];
+        a[r] = shape.arch == 3 ? (sum > 0 ? sum : 0) : sum * logistic(sum);
+      }
+      const double *bias = parameters + units * rows, *kept = bias + units;
+      affine(parameters, bias, units, a, m);
+      for (size_t u = 0; u < units; ++u)
+        h[u] = kept[u] * h[u] + 5 * (1 - kept[u]) * 1.7159 * std::tanh(2.0 / 3 * m[u]);
+      parameters = kept + units;
+    }
+    for (size_t u = 0; u < units && !shape.elm(); ++u) {
       const size_t second = u + units, third = second + units, fourth = third + units;
       if (shape.arch == 0) {
         h[u] = std::tanh(a[u] + m[u]);
@@ -181,10 +217,18 @@ inline std::vector<Shape> shapes() {
                                                  {70, 32, 2}};
   const int inputs[] = {1, 15, 63, 127, 40, 9, 20};
   std::vector<Shape> all;
-  for (int arch = 0; arch < 3; ++arch)
+  for (int arch = 0; arch < 5; ++arch)
     for (int linear = 0; linear < 2; ++linear)
       for (size_t s = size_t(linear); s < stacks.size(); ++s) {
-        const Shape shape = {arch, linear == 1, inputs[s], stacks[s]};
+        Shape shape = {arch, linear == 1, inputs[s], stacks[s], {}, {}, s % 2 == 0};
+        all.push_back(shape);
+        // Branches of 0 to 4 channels, as many as fill no vector, one, or several and a bit.
+        const int counts[] = {1, 3, 16, 17, 45, 5, 33};
+        for (int b = 0; b < counts[s]; ++b) {
+          shape.branch_sizes.push_back(b == 1 ? 0 : b % 5 < inputs[s] ? b % 5 : inputs[s]);
+          for (int i = 0; i < shape.branch_sizes.back(); ++i)
+            shape.branch_channels.push_back((b * 3 + i) % inputs[s]);
+        }
         all.push_back(shape);
       }
   return all;

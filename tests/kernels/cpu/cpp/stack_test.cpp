@@ -40,7 +40,7 @@ template <class T>
 void step_all(const Shape &shape, int neurons, int models, Check &check) {
   Random random(unsigned(neurons) + 100u * unsigned(models));
   surrogate::Stack<T> stack(shape.arch, shape.linear_head, shape.inputs, int(shape.sizes.size()),
-                            shape.sizes.data(), models);
+                            shape.sizes.data(), models, shape.pattern());
   check.equal(double(stack.parameter_count()), double(shape.parameter_count()), shape, 0);
   check.equal(double(stack.state_size()), double(shape.state_size()), shape, 0);
 
@@ -110,10 +110,10 @@ void step_every_shape(const char *name) {
     step_all<T>(all[s], 6, 6, check);
   }
   // Beyond a block of neurons, and as many channels as the cell has synapses.
-  const Shape cell = {2, false, 1278, {32, 16, 2}};
+  const Shape cell = {2, false, 1278, {32, 16, 2}, {}, {}, false};
   step_all<T>(cell, 101, 1, check);
   // Wide layers go through larger blocks.
-  const Shape wide = {2, false, 1278, {100, 2}};
+  const Shape wide = {2, false, 1278, {100, 2}, {}, {}, false};
   step_all<T>(wide, 300, 1, check);
 }
 

@@ -48,7 +48,7 @@ template <class T>
 Gradients<T> train(const Problem &problem, Check &check) {
   const Shape &shape = problem.shape;
   surrogate::Stack<T> stack(shape.arch, shape.linear_head, shape.inputs, int(shape.sizes.size()),
-                            shape.sizes.data());
+                            shape.sizes.data(), 1, shape.pattern());
   std::vector<T> parameters = as<T>(problem.parameters);
   stack.set_weights(parameters.data());
   const std::vector<T> state = as<T>(problem.state);
@@ -116,7 +116,7 @@ int main() {
   const int batches[] = {1, 3, 14}, steps[] = {1, 2, 40};
   std::vector<Shape> all = shapes();
   // One chunk of steps does not hold this many.
-  const Shape small = {2, false, 9, {4, 2}};
+  const Shape small = {2, false, 9, {4, 2}, {}, {}, false};
   all.push_back(small);
   for (size_t s = 0; s < all.size(); ++s)
     for (int i = 0; i < 3; ++i) {
@@ -124,7 +124,9 @@ int main() {
       const bool last = s + 1 == all.size();
       const Problem problem(all[s], batches[i], last ? 300 : steps[(s + i) % 3], random);
       const Gradients<double> exact = train<double>(problem, double_values);
-      check_along_random_directions(problem, exact, random, along_directions);
+      // Differences may step over the kink of a relu, so of the two ELMs only the other is checked.
+      if (all[s].arch != 3)
+        check_along_random_directions(problem, exact, random, along_directions);
       const Gradients<float> rounded = train<float>(problem, float_values);
       float_gradients.equal(rounded.parameters, exact.parameters, all[s]);
       float_gradients.equal(rounded.state, exact.state, all[s]);
