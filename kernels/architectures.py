@@ -86,7 +86,7 @@ class Architecture:
     name : str
     gates : int
         Blocks of H rows in ``weight_ih`` and ``weight_hh``.
-    step : callable (from_input, from_hidden, state, *further) -> state
+    step : callable (from_input, from_hidden, state, ...) -> state
         One layer, one step, differentiably: the specification. ``from_input`` and ``from_hidden``
         [B, gates * H] are ``W x_t + b`` and ``U h_{t-1} + d``, gates in the order of the rows;
         ``state`` is a tuple of tensors [B, H], one for each of ``state_parts``; ``further`` are the
