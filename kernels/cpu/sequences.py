@@ -66,12 +66,14 @@ class _Workshop:
 
     def take(self, spec: StackSpec, dtype: torch.dtype) -> Any:
         """A stack, used before or new; the caller sets its weights."""
-        free = self._free.get((spec, dtype))
-        return free.pop() if free else make_stack(spec, dtype)
+        try:  # not first a look: a teacher may take the last one meanwhile, in its own thread
+            return self._free[spec, dtype].pop()
+        except LookupError:
+            return make_stack(spec, dtype)
 
     def give_back(self, spec: StackSpec, dtype: torch.dtype, stacks: list[Any]) -> None:
-        if (spec, dtype) not in self._free:
-            self._free.clear()  # one network is trained at a time
+        if (spec, dtype) not in self._free and len(self._free) > 1:
+            self._free.clear()  # one network is trained at a time, perhaps beside its teacher
         free = self._free.setdefault((spec, dtype), [])
         # A loop often holds the last batch's graph while it makes the next: two for each thread.
         room = 2 * torch.get_num_threads() - len(free)
