@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from brian2 import NeuronGroup, Quantity, get_device, second
+from brian2 import Clock, NeuronGroup, Quantity, get_device, second
 from brian2.core.base import BrianObject
 
+from surrogate.brian_bridge.blame import made_by_user
 from surrogate.brian_bridge.checks import (
     check_device,
+    check_refractory,
     check_schedule,
     check_time_step,
+    check_whole,
     check_writers,
 )
+from surrogate.brian_bridge.counts import Counts
 from surrogate.errors import UsageError
 
 __all__ = ["BinnedGroup"]
@@ -42,6 +46,8 @@ class BinnedGroup(NeuronGroup):
 
     def __init__(self, N: int, model: str, condition: str | None, **options: Any) -> None:
         check_device(self.devices, type(self).__name__)
+        check_whole("N", N)
+        check_refractory(options["refractory"])
         self._device = get_device()
         # An event rather than a threshold, for which Brian2 would ask for a reset.
         events = {"spike": f"t == _stepped_at and ({condition})"} if condition else {}
@@ -52,17 +58,26 @@ class BinnedGroup(NeuronGroup):
         # The first step that closes a bin; unknown (-1) until a run begins with the group in it.
         add("_first_step", size=1, dtype=np.int64, scalar=True, read_only=True)
         self.variables["_first_step"].set_value(-1)
+        made_by_user(self)
 
     def _contain_inputs(self, size: int, model: str, dtype: Any = None) -> None:
         name = f"{self.name}_inputs"
         self._inputs = NeuronGroup(size, model, clock=self.clock, dtype=dtype, name=name)
-        self.contained_objects.append(self._inputs)
+        x = self._inputs.variables["x"]
+        if x.is_integer:
+            x.__class__ = Counts  # Brian2 itself makes the variables of a model
+        self._contain(self._inputs)
 
     def _contain_step(self, step: Callable[..., BrianObject], dt: Quantity) -> None:
-        self._step = step(
-            self, dt=dt, when="before_start", order=self.order, name=f"{self.name}_step"
-        )
-        self.contained_objects.append(self._step)
+        name = f"{self.name}_step"
+        # Brian2 would number the name of a second clock, and restore() look for the number.
+        clock = Clock(dt, name=f"{name}_clock")
+        self._step = step(self, clock=clock, when="before_start", order=self.order, name=name)
+        self._contain(self._step)
+
+    def _contain(self, contained: BrianObject) -> None:
+        self.contained_objects.append(contained)
+        made_by_user(self)
 
     @property
     def inputs(self) -> NeuronGroup:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
 
-from brian2 import Clock, Network, NeuronGroup, PoissonInput, second
+from brian2 import Clock, Network, NeuronGroup, second
 from brian2.core.network import _get_all_objects
-from brian2.core.variables import ArrayVariable, AuxiliaryVariable, Variable
-from brian2.devices.device import RuntimeDevice, get_device
-from brian2.groups.group import CodeRunner, Group
-from brian2.groups.neurongroup import Resetter
-from brian2.parsing.bast import brian_ast
-from brian2.parsing.statements import parse_statement
-from brian2.synapses.synapses import SummedVariableUpdater, SynapticPathway
-from brian2.utils.stringtools import get_identifiers
-from numpy.typing import NDArray
+from brian2.devices.device import get_device
+from brian2.groups.group import Group
+from brian2.units.fundamentalunits import have_same_dimensions
 
+from surrogate.brian_bridge.counts import check_counts
+from surrogate.brian_bridge.statements import statements, written_code
 from surrogate.errors import UsageError
 
 __all__ = [
     "check_device",
+    "check_refractory",
     "check_schedule",
     "check_time_step",
+    "check_whole",
     "check_writers",
-    "known_values",
     "networks_of",
 ]
 
@@ -48,11 +46,18 @@ def check_device(supported: Mapping[type, str], what: str) -> None:
         )
 
 
-def known_values(variable: ArrayVariable) -> NDArray[Any] | None:
-    """The values of an array; None where only the compiled program will know them."""
-    if isinstance(get_device(), RuntimeDevice):
-        return variable.get_value()
-    return get_device().array_cache.get(variable)
+def check_whole(name: str, value: Any) -> None:
+    """Refuse anything but a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise UsageError(f"{name}={value!r}: expected a whole number from 1 on")
+
+
+def check_refractory(refractory: Any) -> None:
+    """Refuse a refractory period without a unit."""
+    if not isinstance(refractory, str | bool) and not have_same_dimensions(refractory, second):
+        raise UsageError(
+            f"refractory={refractory!r}: expected a time such as 2*ms, an expression, or False"
+        )
 
 
 def networks_of(group: Group) -> list[Network]:
@@ -115,9 +120,9 @@ def check_writers(
     x = inputs.variables["x"]
     for network in networks_of(group):
         for runner in _objects(network):
-            for owner, name, code in _written_code(runner):
-                statements = list(_statements(owner, code))
-                for statement in statements:
+            for owner, name, code in written_code(runner):
+                block = list(statements(owner, code))
+                for statement in block:
                     for protected, reason in read_only.items():
                         if statement.variable is group.variables[protected]:
                             raise UsageError(
@@ -130,85 +135,8 @@ def check_writers(
                             f"connect to its inputs, as in Synapses(source, {group.name}.inputs, "
                             'on_pre="x_post += 1")'
                         )
-                if x.is_integer and any(statement.variable is x for statement in statements):
-                    _check_counts(owner, name, statements, x, namespace)
-
-
-class _Statement(NamedTuple):
-    line: str
-    target: str
-    operation: str
-    expression: str
-    #: What it writes to; None for a local variable of the code, or one that does not exist.
-    variable: Variable | None
-
-    def to_unknown(self, target: str) -> bool:
-        return self.variable is None and self.target == target
-
-
-def _written_code(runner: Any) -> Iterator[tuple[Group, str, str]]:
-    """The group in whose context an object runs code of the user, the object's name, the code."""
-    if isinstance(runner, SynapticPathway):
-        # From Brian2 2.11 on it may be an object that holds the code.
-        yield runner.synapses, runner.synapses.name, getattr(runner.code, "code", runner.code)
-    elif isinstance(runner, PoissonInput):
-        yield runner.group, runner.name, f"{runner.target_var} += {runner.weight}"
-    elif isinstance(runner, SummedVariableUpdater):
-        code = f"{runner.target_varname} = {runner.expression.code}"
-        yield runner.group, runner.group.name, code
-    elif isinstance(runner, Resetter):
-        code = runner.group.event_codes[runner.event]
-        if isinstance(code, str):  # Brian2 will refuse another type
-            yield runner.group, runner.name, code
-    elif isinstance(runner, CodeRunner) and runner.template == "stateupdate":
-        yield runner.group, runner.name, runner.abstract_code
-
-
-def _statements(owner: Group, code: str) -> Iterator[_Statement]:
-    for line in code.replace(";", "\n").splitlines():
-        if text := line.partition("#")[0].strip():
-            target, operation, expression, _ = parse_statement(text)
-            variable = owner.variables.get(target)
-            yield _Statement(text, target, operation, expression, variable)
-
-
-def _check_counts(
-    owner: Group,
-    name: str,
-    statements: list[_Statement],
-    x: Variable,
-    namespace: Mapping[str, Any],
-) -> None:
-    """Refuse a block of code that makes ``x`` other than a count of spikes."""
-    # Local variables may hold a fraction; Brian2 resolves them only inside the block.
-    local: dict[str, AuxiliaryVariable] = {}
-    for statement in statements:
-        target, variable = statement.target, statement.variable
-        if variable is not None and variable is not x:
-            continue
-        names = get_identifiers(statement.expression)
-        try:
-            variables = owner.resolve_all(
-                names, namespace, user_identifiers=set(), additional_variables=local
-            )
-        except KeyError:  # Brian2 will name the unknown identifier
-            return
-        fraction = brian_ast(statement.expression, variables).dtype == "float"
-        if variable is None:
-            fraction |= statement.operation == "/=" or (
-                target in local and not local[target].is_integer
-            )
-            local[target] = AuxiliaryVariable(target, dtype=float if fraction else int)
-        elif statement.operation not in ("=", "+="):
-            raise UsageError(
-                f"{name!r} writes {statement.line!r}: x counts the spikes of a channel in the "
-                "current bin, which cannot be taken back; add to it, such as x_post += 1"
-            )
-        elif fraction:
-            raise UsageError(
-                f"{name!r} adds a fraction in {statement.line!r}: x counts spikes of a channel; "
-                "add a whole number, such as x_post += 1 or x_post += int(w)"
-            )
+                if x.is_integer and any(statement.variable is x for statement in block):
+                    check_counts(owner, name, block, x, namespace)
 
 
 def _is_onto(owner: Group, group: NeuronGroup) -> bool:

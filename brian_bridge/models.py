@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogate.brian_bridge.checks import check_whole
 from surrogate.brian_bridge.thresholds import Threshold, threshold_of
 from surrogate.errors import UsageError
 from surrogate.kernels.branches import effective_weights
@@ -34,13 +35,14 @@ class Population:
     Raises
     ------
     UsageError
-        If a source is not a model, the number of models is not N, or they differ in more than their
-        weights.
+        If N is no whole number from 1 on, a source is not a model, the number of models is not N,
+        or they differ in more than their weights.
     DataError
         If a file is missing or damaged.
     """
 
     def __init__(self, source: ModelSource | Sequence[ModelSource], neurons: int) -> None:
+        check_whole("N", neurons)
         if isinstance(source, Sequence) and not isinstance(source, str):
             self.models = [_open(one) for one in source]
             if len(self.models) != neurons:

@@ -14,16 +14,18 @@ from brian2.groups.neurongroup import to_start_stop
 from brian2.groups.subgroup import Subgroup
 from numpy.typing import ArrayLike, NDArray
 
+from surrogate.brian_bridge.addresses import HasChannels
 from surrogate.brian_bridge.background import Background, Drive, check_rates
 from surrogate.brian_bridge.binned import BinnedGroup
-from surrogate.brian_bridge.checks import known_values
+from surrogate.brian_bridge.blame import made_by_user, users_frame
+from surrogate.brian_bridge.checks import check_whole
+from surrogate.brian_bridge.counts import known_values
 from surrogate.brian_bridge.gpu import gpu_provider
 from surrogate.brian_bridge.models import ModelSource, Population
 from surrogate.brian_bridge.rates import input_rates, range_warnings
 from surrogate.brian_bridge.standalone import StandaloneStep
 from surrogate.brian_bridge.step import RuntimeStep
 from surrogate.brian_bridge.thresholds import Expression, Hysteresis, Stochastic, Threshold
-from surrogate.channels import Channels
 from surrogate.errors import UsageError
 
 __all__ = ["SurrogateNeuron", "SurrogateSubgroup"]
@@ -31,48 +33,7 @@ __all__ = ["SurrogateNeuron", "SurrogateSubgroup"]
 _OUTPUT = "it is what the model computed, and nothing acts back on it; drive the inputs instead"
 
 
-class _HasChannels:
-    """Input channels, of a group of surrogates or of a subgroup."""
-
-    #: Input channels of each neuron.
-    channels: Channels
-    #: Neurons, as Brian2's groups keep it.
-    _N: int
-
-    def channel(
-        self, neuron: ArrayLike, number: ArrayLike, group: str | None = None
-    ) -> NDArray[np.int64]:
-        """Index of a synapse in ``inputs``, for ``Synapses.connect(j=...)``.
-
-        Parameters
-        ----------
-        neuron : int or array of int
-            In this group.
-        number : int or array of int
-            Of the channel within its group. Of an L5PC model that is the dendritic segment, in the
-            order of the model card's ``segments``. Broadcast against ``neuron``.
-        group : str, optional
-            A channel group of the model card, such as "excitatory"; without it ``number`` counts
-            through all channels.
-
-        Returns
-        -------
-        array of int64
-            Indices into ``inputs``, of the broadcast shape.
-
-        Raises
-        ------
-        UsageError
-            If a neuron, channel or group does not exist.
-        """
-        size = self.channels.size
-        of = slice(0, size) if group is None else self.channels.slice_of(group)
-        neuron = _indices(neuron, self._N, "neuron")
-        number = _indices(number, of.stop - of.start, f"{group} channel" if group else "channel")
-        return neuron * size + of.start + number
-
-
-class SurrogateNeuron(_HasChannels, BinnedGroup):
+class SurrogateNeuron(HasChannels, BinnedGroup):
     """N neurons whose model is a trained recurrent network.
 
     The network takes the spikes that arrived in a bin, one or none per channel, and gives
@@ -166,8 +127,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
     ) -> None:
         self.population = Population(model, N)
         self.threshold = self.population.threshold() if threshold is None else _threshold(threshold)
-        if not isinstance(threads, int | np.integer) or threads < 1:
-            raise UsageError(f"threads={threads!r}: expected a whole number from 1 on")
+        check_whole("threads", threads)
         self.threads = int(threads)
         if precision not in ("float32", "float64"):
             raise UsageError(f"unknown precision {precision!r}: expected 'float32' or 'float64'")
@@ -221,6 +181,7 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
             order=self.order + 1,
             name=f"{self.name}_{drive.variable}",
         )
+        made_by_user(self)
 
     def _add_variables(self, precision: np.dtype) -> None:
         add, spec = self.variables.add_array, self.population.spec
@@ -311,6 +272,46 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         self._step.push()
 
     @property
+    def _computed(self) -> list[str]:
+        """Names of the variables that only the step writes, and that the next step reads."""
+        return [*self.read_only, "_logit", *self.history, *self._rule_variables]
+
+    def get_states(
+        self,
+        vars: list[str] | None = None,
+        units: bool = True,
+        format: str = "dict",
+        subexpressions: bool = False,
+        read_only_variables: bool = True,
+        level: int = 0,
+    ) -> Any:
+        """As in NeuronGroup; without ``vars`` also all that the model has computed."""
+        if vars is None and format != "dict":
+            raise UsageError(
+                f"{self.name!r}: get_states(format={format!r}) has no place for the hidden state; "
+                "leave the format out, or name the variables"
+            )
+        options = units, format, subexpressions, read_only_variables, level + 1
+        states = super().get_states(vars, *options)
+        if vars is not None:
+            return states
+        computed = {name: self.variables[name].get_value().copy() for name in self._computed}
+        return computed | states | {"hidden_state": self.hidden_state}
+
+    def set_states(
+        self, values: Any, units: bool = True, format: str = "dict", level: int = 0
+    ) -> None:
+        """As in NeuronGroup; sets all that ``get_states(read_only_variables=False)`` gives."""
+        if format == "dict":
+            values = dict(values)
+            if "hidden_state" in values:
+                self.hidden_state = values.pop("hidden_state")
+            for name in self._computed:
+                if name in values:
+                    self.variables[name].set_value(np.asarray(values.pop(name)))
+        super().set_states(values, units, format, level + 1)
+
+    @property
     def input_rates(self) -> dict[str, Quantity]:
         """Mean rate of the network's spikes per synapse of each channel group so far.
 
@@ -335,13 +336,14 @@ class SurrogateNeuron(_HasChannels, BinnedGroup):
         for group, message in range_warnings(self.population.card, both):
             if group not in self._warned_of:
                 self._warned_of.add(group)
-                warnings.warn(f"{self.name!r}: {message}", RuntimeWarning, stacklevel=2)
+                depth, _ = users_frame()
+                warnings.warn(f"{self.name!r}: {message}", RuntimeWarning, stacklevel=depth)
 
     def __getitem__(self, item: Any) -> SurrogateSubgroup:
         return SurrogateSubgroup(self, *to_start_stop(item, self._N))
 
 
-class SurrogateSubgroup(_HasChannels, Subgroup):
+class SurrogateSubgroup(HasChannels, Subgroup):
     """Some consecutive neurons of a SurrogateNeuron, with their ``inputs``."""
 
     def __init__(
@@ -371,14 +373,3 @@ def _threshold(given: Threshold | str) -> Threshold:
         f"threshold {given!r}: expected an expression such as 'p > 0.4', or Level(), RisingEdge(), "
         "LocalPeak(), Hysteresis() or Stochastic(seed)"
     )
-
-
-def _indices(values: ArrayLike, size: int, what: str) -> NDArray[np.int64]:
-    indices = np.asarray(values)
-    # An empty list makes an array of float.
-    if indices.size and not np.issubdtype(indices.dtype, np.integer):
-        raise UsageError(f"{what} {values!r}: expected whole numbers from 0 to {size - 1}")
-    outside = indices[(indices < 0) | (indices >= size)]
-    if outside.size:
-        raise UsageError(f"{what} {outside.flat[0]} does not exist: expected 0 to {size - 1}")
-    return indices.astype(np.int64)

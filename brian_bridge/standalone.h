@@ -67,7 +67,7 @@ inline void sample_arrivals(const int16_t *counts, int neurons, int groups, cons
   const int16_t *row = counts + (timestep % neurons) * bounds[groups];
   for (int group = 0; group < groups; ++group)
     for (int channel = bounds[group]; channel < bounds[group + 1]; ++channel)
-      arrivals[group] += row[channel];
+      arrivals[group] += std::max<int>(row[channel], 0);
   ++arrivals[groups];
 }
 

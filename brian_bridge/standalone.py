@@ -69,6 +69,18 @@ if ($arrivals[$groups] >= $min_bins) {
 """)
 
 
+# Brian2 ignores one number for all of an array of 16-bit integers.
+_RUN_ARGUMENT = Template("""
+for (auto arg = args.begin(); arg != args.end();) {
+    const bool found = arg->rfind("$name=", 0) == 0;
+    if (found && arg->find_first_not_of("0123456789", $start) == std::string::npos) {
+        std::fill_n($counts, $size, int16_t(std::atoi(arg->c_str() + $start)));
+        arg = args.erase(arg);
+    } else ++arg;
+}
+""")
+
+
 class StandaloneStep(CodeRunner):
     """The step at the end of a bin, as in :class:`surrogate.brian_bridge.step.RuntimeStep`.
 
@@ -100,6 +112,19 @@ class StandaloneStep(CodeRunner):
         self.variables._add_variable(function, self._function(function, neuron))
         for check in _rate_checks(neuron):
             get_device().insert_code("before_end", check)
+
+    def before_run(self, run_namespace: Any) -> None:
+        super().before_run(run_namespace)
+        if not get_device().run_args_applied:
+            inputs = self.group.inputs
+            name = f"{inputs.name}.x"
+            code = _RUN_ARGUMENT.substitute(
+                name=name,
+                start=len(name) + 1,
+                counts=_array(inputs.variables["x"]),
+                size=len(inputs),
+            )
+            get_device().insert_code("before_network_run", code)
 
     def pull(self) -> None:
         """Does nothing: the hidden state is already in Brian2's arrays."""

@@ -93,7 +93,7 @@ class RuntimeStep(NetworkOperation):
     def _sample_arrivals(self, timestep: int, arrivals: NDArray[np.int64]) -> None:
         """Count the arrivals at one neuron, another at each step: counting all takes too long."""
         row = self._counts[timestep % len(self._counts)]
-        arrivals[:-1] += np.add.reduceat(row, self._first_channels)
+        arrivals[:-1] += np.add.reduceat(np.maximum(row, 0), self._first_channels)
         arrivals[-1] += 1
 
     def pull(self) -> None:

@@ -26,7 +26,7 @@ from brian2 import (
 
 from helpers.brian import random_model
 from surrogate import SurrogateNeuron
-from surrogate.brian_bridge import Hysteresis, Level, Stochastic
+from surrogate.brian_bridge import Background, Hysteresis, Level, Stochastic
 from surrogate.errors import DataError, UsageError
 from surrogate.model.model_file import save
 
@@ -108,6 +108,9 @@ def test_fractions_of_spikes_are_refused() -> None:
     Network(cells, PoissonInput(cells.inputs, "x", 10, 50 * Hz, 1)).run(3 * ms)
     cells = SurrogateNeuron(1, random_model())
     assert "0.5" in _message(Network(cells, PoissonInput(cells.inputs, "x", 10, 50 * Hz, 0.5)))
+    cells = SurrogateNeuron(1, random_model())
+    Network(cells, PoissonInput(cells.inputs, "x", 10, 5000 * Hz, weight=1.0)).run(3 * ms)
+    assert cells.lost[0] > 50
 
 
 def test_every_way_to_write_is_seen() -> None:
@@ -118,18 +121,61 @@ def test_every_way_to_write_is_seen() -> None:
     for model, onto_inputs, words in [
         ("v_post = u_pre : volt (summed)", False, ["'synapses", "v_post = u_pre", "inputs"]),
         ("p_post = r_pre : 1 (summed)", False, ["p_post = r_pre"]),
-        ("x_post = r_pre : 1 (summed)", True, ["'synapses", "x_post = r_pre", "fraction"]),
-        ("x_post = n_pre : integer (summed)", True, []),
+        ("x_post = r_pre : 1 (summed)", True, ["'synapses", "x_post = r_pre", "taken back"]),
+        ("x_post = n_pre : integer (summed)", True, ["x_post = n_pre", "x_post += 1"]),
     ]:
         cells = SurrogateNeuron(1, random_model())
         synapses = Synapses(source, cells.inputs if onto_inputs else cells, model)
         synapses.connect(j="0")
         network = Network(cells, source, synapses)
-        if words:
-            message = _message(network)
-            assert all(word in message for word in words), message
-        else:
+        message = _message(network)
+        assert all(word in message for word in words), message
+
+
+def test_weights_that_take_spikes_back_are_refused() -> None:
+    for code, weights, named in [
+        ("x_post += w", [1, -1], "adds -1"),
+        ("x_post = x_post + (2 * w - 1)", [1, 0], "adds -1"),
+        ("x_post += -1", [1, 1], "adds -1"),
+        ("x_post += down", [1, 1], "adds -2"),
+        ("x_post = w", [1, 0], "x_post += 1"),
+        ("x_post = x_post + w", [1, 0], None),
+    ]:
+        cells = SurrogateNeuron(1, random_model())
+        source = PoissonGroup(2, rates=0 * Hz)
+        synapses = Synapses(
+            source, cells.inputs, "w : integer", on_pre=code, namespace={"down": -2}, name="own"
+        )
+        synapses.connect(i=[0, 1], j=[3, 3])
+        synapses.w = weights
+        network = Network(source, cells, synapses)
+        if named is None:
             network.run(1 * ms)
+        else:
+            message = _message(network)
+            assert code in message
+            assert named in message
+
+
+def test_python_sets_counts_to_whole_numbers_only() -> None:
+    cells = SurrogateNeuron(2, random_model(), name="cells")
+    for where, value in [
+        (slice(None), 0.5),
+        (slice(None), -1),
+        (3, 1.5),
+        ("i == 3", 0.5),
+        (slice(None), "0.5 * i"),
+    ]:
+        for inputs in (cells.inputs, cells[1:].inputs):
+            with pytest.raises(UsageError, match="whole numbers"):
+                inputs.x[where] = value
+    with pytest.raises(UsageError, match=re.escape("cells_inputs.x = 0.5")):
+        cells.inputs.x = 0.5
+    cells.inputs.x = 2.0
+    cells[1:].inputs.x[3] = 1
+    cells.inputs.x["i == 4"] = "1 + 2"
+    assert cells.inputs.x[:5].tolist() == [2, 2, 2, 2, 3]
+    assert cells[1:].inputs.x[3] == 1
 
 
 @pytest.mark.parametrize("code", ["x_post -= 1", "x_post *= 2", "x_post /= 2"])
@@ -179,17 +225,50 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path) -> None:
         ((1, model), {"threads": 1.5}, UsageError, ["threads=1.5"]),
         ((1, None), {}, UsageError, ["None", "model.safetensors"]),
         ((1, [3]), {}, UsageError, ["model 3", "model.safetensors"]),
+        (("2", model), {}, UsageError, ["N='2'", "whole number"]),
+        ((0, model), {}, UsageError, ["N=0"]),
+        ((1, model), {"refractory": 2}, UsageError, ["refractory=2", "2*ms"]),
+        ((1, tmp_path), {}, DataError, ["folder", "model.safetensors"]),
     ]:
         with pytest.raises(error) as caught:
             SurrogateNeuron(*arguments, **options)
         assert all(word in str(caught.value) for word in words), caught.value
     with pytest.raises(UsageError, match="-1"):
         Stochastic(-1)
+    with pytest.raises(UsageError, match="group='excitatory'"):
+        SurrogateNeuron(1, model).channel(0, 1, kind="excitatory")
     assert type(Stochastic(np.int64(3)).seed) is int
     for levels in ((1.0,), (1.0, 2.0), (None, 1.0)):
         with pytest.raises(UsageError, match="expected two levels, low_logit at most logit"):
             Hysteresis(*levels)
     SurrogateNeuron(1, bare, threshold="p > 0.5", refractory=2 * ms)
+
+
+def test_errors_and_warnings_name_the_users_line(tmp_path) -> None:
+    script = tmp_path / "network.py"
+    script.write_text(
+        "cells = SurrogateNeuron(\n"
+        "    1, model, background=Background(excitatory='rate'), name='cells')\n"
+        "network = Network(cells)\n"
+        "network.run(200 * ms)\n"
+    )
+    model = random_model(input_rate_hz={"excitatory": [20, 100], "inhibitory": [0, 100]})
+    names = {
+        "__name__": "__main__",
+        **{"SurrogateNeuron": SurrogateNeuron, "Background": Background, "model": model},
+        **{"Network": Network, "ms": ms},
+    }
+    code = compile(script.read_text(), str(script), "exec")
+    with pytest.raises(BrianObjectException) as caught:
+        exec(code, names)
+    assert f"File '{script}', line 1" in str(caught.value)
+    assert "cells = SurrogateNeuron(" in str(caught.value)
+    for made in (names["cells"], *names["cells"].contained_objects):
+        assert f"File '{script}', line 1" in made._creation_stack
+    with pytest.warns(RuntimeWarning, match="synapses received") as warned:
+        exec(code, names | {"rate": 1 * Hz})
+    (warning,) = [one for one in warned if "synapses received" in str(one.message)]
+    assert (warning.filename, warning.lineno) == (str(script), 4)
 
 
 def test_without_brian2_the_error_says_how_to_install_it() -> None:

@@ -18,6 +18,7 @@ from brian2 import (
     SpikeMonitor,
     StateMonitor,
     Synapses,
+    TimedArray,
     defaultclock,
     ms,
     mV,
@@ -42,6 +43,7 @@ from helpers.brian import (
 from helpers.stacks import irregular_branches
 from surrogate import SurrogateNeuron
 from surrogate.brian_bridge import (
+    Background,
     Hysteresis,
     Level,
     LocalPeak,
@@ -270,6 +272,57 @@ def test_the_magic_network_finds_all_parts_and_restores_them() -> None:
     restore(restore_random_state=True)
     run(10 * ms)
     np.testing.assert_array_equal(cells.hidden_state, after)
+
+
+def _driven(model, rising: bool = False) -> tuple[Network, SurrogateNeuron, SpikeMonitor]:
+    cells = SurrogateNeuron(
+        2,
+        model,
+        threshold=RisingEdge() if rising else None,
+        background=Background(excitatory=200 * Hz, inhibitory=TimedArray([50] * Hz, dt=1 * ms)),
+        name="cells",
+    )
+    spikes = SpikeMonitor(cells, name="spikes")
+    return Network(cells, spikes), cells, spikes
+
+
+def test_a_second_build_restores_what_the_first_stored(tmp_path) -> None:
+    model = random_model()
+    (first, _, expected), (second, _, spikes) = _driven(model), _driven(model)
+    first.run(20.4 * ms)
+    first.store(filename=str(tmp_path / "state"))
+    first.run(20 * ms)
+    second.restore(filename=str(tmp_path / "state"))
+    second.run(20 * ms)
+    assert expected.num_spikes > 5
+    assert spikes.t[:].tolist() == expected.t[:].tolist()
+    assert spikes.i[:].tolist() == expected.i[:].tolist()
+
+
+def test_states_that_were_taken_are_all_set_again() -> None:
+    model = random_model()
+    network, cells, spikes = _driven(model, rising=True)
+    network.run(10.4 * ms)
+    taken = network.get_states(read_only_variables=False)
+    assert set(taken["cells"]) >= {"v", "p", "lost", "hidden_state", "lastspike"}
+    network.store()
+    network.run(10 * ms)
+    expected, after = spikes.t[:].tolist(), network.get_states(read_only_variables=False)["cells"]
+    network.restore()
+    cells.hidden_state = np.ones_like(cells.hidden_state)
+    cells.variables["v"].set_value(0)
+    for name in ("_logit", "_logit_1"):
+        cells.variables[name].set_value(5.0)
+    cells.variables["lost"].set_value(9)
+    network.set_states({"cells": taken["cells"]})
+    for name, values in network.get_states(read_only_variables=False)["cells"].items():
+        np.testing.assert_array_equal(values, taken["cells"][name], name)
+    network.run(10 * ms)
+    assert spikes.t[:].tolist() == expected
+    for name, values in network.get_states(read_only_variables=False)["cells"].items():
+        np.testing.assert_array_equal(values, after[name], name)
+    with pytest.raises(UsageError, match="hidden state"):
+        cells.get_states(units=False, format="pandas")
 
 
 @pytest.mark.slow

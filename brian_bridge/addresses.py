@@ -1,0 +1,70 @@
+"""Where the input channels of neurons lie in ``inputs``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from surrogate.channels import Channels
+from surrogate.errors import UsageError
+
+__all__ = ["HasChannels"]
+
+
+class HasChannels:
+    """Input channels, of a group of surrogates or of a subgroup."""
+
+    #: Input channels of each neuron.
+    channels: Channels
+    #: Neurons, as Brian2's groups keep it.
+    _N: int
+
+    def channel(
+        self, neuron: ArrayLike, number: ArrayLike, group: str | None = None, **unknown: Any
+    ) -> NDArray[np.int64]:
+        """Index of a synapse in ``inputs``, for ``Synapses.connect(j=...)``.
+
+        Parameters
+        ----------
+        neuron : int or array of int
+            In this group.
+        number : int or array of int
+            Of the channel within its group. Of an L5PC model that is the dendritic segment, in the
+            order of the model card's ``segments``. Broadcast against ``neuron``.
+        group : str, optional
+            A channel group of the model card, such as "excitatory"; without it ``number`` counts
+            through all channels.
+
+        Returns
+        -------
+        array of int64
+            Indices into ``inputs``, of the broadcast shape.
+
+        Raises
+        ------
+        UsageError
+            If a neuron, channel, group or argument does not exist.
+        """
+        for name, value in unknown.items():
+            raise UsageError(
+                f"channel({name}={value!r}): expected the name of a channel group, as in "
+                f"channel(0, 17, group={self.channels.names[0]!r})"
+            )
+        size = self.channels.size
+        of = slice(0, size) if group is None else self.channels.slice_of(group)
+        neuron = _indices(neuron, self._N, "neuron")
+        number = _indices(number, of.stop - of.start, f"{group} channel" if group else "channel")
+        return neuron * size + of.start + number
+
+
+def _indices(values: ArrayLike, size: int, what: str) -> NDArray[np.int64]:
+    indices = np.asarray(values)
+    # An empty list makes an array of float.
+    if indices.size and not np.issubdtype(indices.dtype, np.integer):
+        raise UsageError(f"{what} {values!r}: expected whole numbers from 0 to {size - 1}")
+    outside = indices[(indices < 0) | (indices >= size)]
+    if outside.size:
+        raise UsageError(f"{what} {outside.flat[0]} does not exist: expected 0 to {size - 1}")
+    return indices.astype(np.int64)
