@@ -13,6 +13,7 @@ except ImportError as error:
 from surrogate.brian_bridge.artificial import ArtificialUnits
 from surrogate.brian_bridge.background import Background
 from surrogate.brian_bridge.neuron import SurrogateNeuron
+from surrogate.brian_bridge.recorded import RecordedSpikes, sonata_spikes
 from surrogate.brian_bridge.thresholds import (
     Hysteresis,
     Level,
@@ -28,8 +29,10 @@ __all__ = [
     "Hysteresis",
     "Level",
     "LocalPeak",
+    "RecordedSpikes",
     "RisingEdge",
     "Stochastic",
     "SurrogateNeuron",
+    "sonata_spikes",
     "warm_state",
 ]

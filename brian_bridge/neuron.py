@@ -23,6 +23,7 @@ from surrogate.brian_bridge.counts import known_values
 from surrogate.brian_bridge.gpu import gpu_provider
 from surrogate.brian_bridge.models import ModelSource, Population
 from surrogate.brian_bridge.rates import input_rates, range_warnings
+from surrogate.brian_bridge.recorded import RecordedSpikes, Recording
 from surrogate.brian_bridge.standalone import StandaloneStep
 from surrogate.brian_bridge.step import RuntimeStep
 from surrogate.brian_bridge.thresholds import Expression, Hysteresis, Stochastic, Threshold
@@ -63,6 +64,8 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         As in NeuronGroup; by default that of the model card's spike rule.
     background : Background, optional
         Independent Poisson spikes on every channel, which are drawn within the step.
+    recorded : RecordedSpikes, optional
+        Recorded spikes on channels, delivered likewise.
     equations : str
         Further variables of the group, such as ``"depth : meter"``, as in NeuronGroup.
     precision : "float32" | "float64"
@@ -115,6 +118,7 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         threshold: Threshold | str | None = None,
         refractory: Quantity | str | bool | None = None,
         background: Background | None = None,
+        recorded: RecordedSpikes | None = None,
         equations: str = "",
         precision: str = "float32",
         device: str = "cpu",
@@ -143,6 +147,7 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         self.history = [f"_logit_{age}" for age in range(1, self.threshold.history + 1)]
         bin_s = card.dt_ms * 1e-3
         self.drives = background.drives(card.channels, N, bin_s) if background else []
+        self.recorded: Recording | None = None
         namespace = dict(namespace or {})
         for drive in self.drives:
             equations += f"\n{drive.variable} : Hz"
@@ -160,6 +165,9 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
             order=order,
             name=name,
         )
+        if recorded is not None:
+            index = self.channel(recorded.neuron, recorded.channel, recorded.group)
+            self.recorded = recorded.by_bin(index, bin_s)
         self._add_variables(np.dtype(precision))
         step = RuntimeStep if isinstance(self._device, RuntimeDevice) else StandaloneStep
         self._contain_inputs(N * card.channels.size, "x : integer", {"x": step.count_dtype})
@@ -202,8 +210,8 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         for name in self._rule_variables:
             add(name, size=self._N, dtype=np.float64 if name == "_noise" else bool)
         # Spikes of the network on each channel group, and the steps in which they were counted;
-        # then those of the background, too.
-        for name in ("_arrivals", "_received") if self.drives else ("_arrivals",):
+        # then those of background and recording, too.
+        for name in ("_arrivals", "_received") if self.driven else ("_arrivals",):
             add(name, size=len(self.channels.groups) + 1, dtype=np.int64)
         self.variables["v"].set_value(self.population.resting_voltage_mv() * 1e-3)
         for name in self.read_only:
@@ -217,11 +225,16 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         return ["_noise"] if isinstance(self.threshold, Stochastic) else []
 
     @property
+    def driven(self) -> bool:
+        """Whether there are spikes of a background or a recording."""
+        return bool(self.drives) or self.recorded is not None
+
+    @property
     def step_variables(self) -> list[str]:
         """Names of the variables that the step of the model works on."""
         names = ["v", "p", "lost", "_state", "_outputs", "_logit", "_arrivals"]
         background = [drive.variable for drive in self.drives]
-        received = ["_received"] if background else []
+        received = ["_received"] if self.driven else []
         return [*names, *self.history, *self._rule_variables, *background, *received]
 
     @property
@@ -321,9 +334,9 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
 
     @property
     def background_rates(self) -> dict[str, Quantity]:
-        """Mean rate of the background per synapse of each channel group, counted likewise."""
+        """Mean rate per synapse of background and recorded spikes, counted likewise."""
         network = self.variables["_arrivals"].get_value()
-        both = self.variables["_received"].get_value() if self.drives else network
+        both = self.variables["_received"].get_value() if self.driven else network
         return self._rates(np.append(both[:-1] - network[:-1], both[-1]))
 
     def _rates(self, counted: NDArray[np.int64]) -> dict[str, Quantity]:
@@ -332,7 +345,7 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
 
     def warn_about_rates(self) -> None:
         """Warn, once for each channel group, if its rate is outside the training range."""
-        both = self.variables["_received" if self.drives else "_arrivals"].get_value()
+        both = self.variables["_received" if self.driven else "_arrivals"].get_value()
         for group, message in range_warnings(self.population.card, both):
             if group not in self._warned_of:
                 self._warned_of.add(group)

@@ -117,6 +117,14 @@ inline void add_background(const PoissonChannels &channels, int64_t step, int ne
 #endif
 }
 
+// The recorded spikes of the bin that a step closes: index[begins[b]] to index[begins[b + 1]] in bin b.
+inline void add_recorded(const int64_t *index, const int64_t *begins, int64_t bins, bool repeats,
+                         int64_t step, int16_t *counts) {
+  const int64_t closed = repeats ? (step - 1) % bins : step - 1;
+  if (closed >= bins) return;
+  for (int64_t s = begins[closed]; s < begins[closed + 1]; ++s) ++counts[index[s]];
+}
+
 }  // namespace surrogate
 
 #endif

@@ -53,6 +53,8 @@ _BACKGROUND = Template("""{
                                                      _namespace$tables};
         surrogate::add_background(channels, timestep, $neurons, $rate, $inputs, $counts);
     }""")
+_RECORDED = Template("""surrogate::add_recorded(_namespace$index, _namespace$begins,
+                            $bins, $repeats, timestep, $counts);""")
 _SAMPLE_BACKGROUND = Template(
     "surrogate::sample_arrivals($counts, $neurons, $groups, bounds, timestep, $received);"
 )
@@ -171,7 +173,7 @@ def _rate_checks(neuron: SteppedGroup) -> Iterator[str]:
                 index=index,
                 groups=len(groups),
                 synapses=group.size,
-                arrivals=_array(neuron.variables["_received" if neuron.drives else "_arrivals"]),
+                arrivals=_array(neuron.variables["_received" if neuron.driven else "_arrivals"]),
                 min_bins=MIN_BINS,
                 dt_ms=card.dt_ms,
                 low=f"{low:.3g}",
@@ -182,7 +184,7 @@ def _rate_checks(neuron: SteppedGroup) -> Iterator[str]:
 def _background(
     function: str, neuron: SteppedGroup, values: Mapping[str, Any]
 ) -> tuple[str, dict[str, NDArray[np.int64]]]:
-    """Code that draws the background and counts it, and the tables it looks up, by name."""
+    """Code for background and recorded spikes, and the tables it looks up, by name."""
     lines, tables = [], {}
     for drive in neuron.drives:
         channels, table = drive.channels, f"{function}_{drive.variable}"
@@ -198,6 +200,17 @@ def _background(
             "inputs": values["input_size"],
         }
         lines.append(_BACKGROUND.substitute(values, **own))
+    if neuron.recorded is not None:
+        index, begins = f"{function}_recorded", f"{function}_bins"
+        # Brian2 has no empty arrays.
+        tables |= {index: np.append(neuron.recorded.elements, 0), begins: neuron.recorded.begins}
+        own = {
+            "index": index,
+            "begins": begins,
+            "bins": len(neuron.recorded.begins) - 1,
+            "repeats": str(neuron.recorded.repeats).lower(),
+        }
+        lines.append(_RECORDED.substitute(values, **own))
     if lines:
         received = _array(neuron.variables["_received"])
         lines.append(_SAMPLE_BACKGROUND.substitute(values, received=received))

@@ -51,6 +51,7 @@ class RuntimeStep(NetworkOperation):
         self._own, self._spec = own, population.spec
         self._first_channels = population.card.channels.bounds[:-1]
         self._drives = [(drive.channels.adder(), own[drive.variable]) for drive in neuron.drives]
+        self._recorded = neuron.recorded
         self._seed = getattr(neuron.threshold, "seed", 0)
         # Oldest last: each gets the value of the one before it.
         self._logits = [own[name] for name in ("_logit", *neuron.history)]
@@ -72,7 +73,9 @@ class RuntimeStep(NetworkOperation):
         self._sample_arrivals(timestep, own["_arrivals"])
         for add, rate in self._drives:
             add(self._counts, rate, timestep)
-        if self._drives:
+        if self._recorded is not None:
+            self._recorded.add(self._counts, timestep)
+        if "_received" in own:
             self._sample_arrivals(timestep, own["_received"])
         stepper.step_counts(self._counts, own["lost"])
         for newer, older in zip(self._logits[-2::-1], self._logits[:0:-1], strict=True):

@@ -9,6 +9,7 @@ from brian2.core.variables import Variables
 
 from surrogate.brian_bridge.background import Drive
 from surrogate.brian_bridge.models import Population
+from surrogate.brian_bridge.recorded import Recording
 from surrogate.brian_bridge.thresholds import Threshold
 
 __all__ = ["SteppedGroup"]
@@ -26,6 +27,8 @@ class SteppedGroup(Protocol):
     threads: int
     #: Background on channel groups.
     drives: list[Drive]
+    #: Recorded spikes.
+    recorded: Recording | None
     #: Names of the logits of the bins before, newest first.
     history: list[str]
 
@@ -33,6 +36,11 @@ class SteppedGroup(Protocol):
 
     @property
     def inputs(self) -> NeuronGroup: ...
+
+    @property
+    def driven(self) -> bool:
+        """Whether there are spikes of a background or a recording."""
+        ...
 
     @property
     def step_variables(self) -> list[str]:

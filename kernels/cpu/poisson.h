@@ -1,6 +1,6 @@
 // Random numbers that depend on seed, neuron and step alone, and Poisson spikes drawn with them.
 //
-// brian_bridge/philox.py and brian_bridge/poisson.py say the same in NumPy and give the reasons. All is
+// model/philox.py and brian_bridge/poisson.py say the same in NumPy and give the reasons. All is
 // integers but for one multiplication, so that the spikes are the same with every compiler and flag.
 #ifndef SURROGATE_POISSON_H
 #define SURROGATE_POISSON_H

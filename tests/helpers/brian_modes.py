@@ -29,7 +29,7 @@ from brian2 import (
 from helpers.brian import INPUTS, random_arrivals, random_model
 from helpers.stacks import irregular_branches
 from surrogate import SurrogateNeuron
-from surrogate.brian_bridge import Background, RisingEdge, Stochastic
+from surrogate.brian_bridge import Background, RecordedSpikes, RisingEdge, Stochastic
 from surrogate.model.model_file import Model
 from surrogate.model.spike_rule import SpikeRule
 
@@ -74,6 +74,9 @@ def main(mode: str, folder: str) -> None:
             NEURONS,
             [random_model("rnn", (9, 2), seed=seed, head="linear") for seed in range(NEURONS)],
             threshold=RisingEdge(),
+            recorded=RecordedSpikes(
+                [0, 1, 2, 2], [3, 5, 19, 0], [1, 1.5, 2, 8] * ms, period=9 * ms
+            ),
             refractory=1 * ms,
             precision="float64",
             name="rise",
@@ -133,7 +136,7 @@ def main(mode: str, folder: str) -> None:
     for name, monitor in spikes.items():
         result[f"{name}_i"] = monitor.i[:]
         result[f"{name}_t"] = np.round(np.asarray(monitor.t / ms) * 10).astype(int)
-    for cells in groups[:2]:
+    for cells in groups:
         result[f"{cells.name}_background_i"] = list(cells.background_rates.values())
     for cells in groups:
         result[f"{cells.name}_state"] = cells.hidden_state
