@@ -1,25 +1,48 @@
-"""Where the input channels of neurons lie in ``inputs``."""
+"""What a group of surrogates and its subgroups share: channels and levels."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from brian2.core.variables import Variables, VariableView
 from numpy.typing import ArrayLike, NDArray
 
 from surrogate.channels import Channels
 from surrogate.errors import UsageError
 
-__all__ = ["HasChannels"]
+__all__ = ["Surrogates"]
 
 
-class HasChannels:
-    """Input channels, of a group of surrogates or of a subgroup."""
+class Surrogates:
+    """A group of surrogates or a subgroup."""
 
     #: Input channels of each neuron.
     channels: Channels
     #: Neurons, as Brian2's groups keep it.
     _N: int
+    name: str
+    variables: Variables
+
+    @property
+    def level(self) -> VariableView:
+        """Level of each neuron's logit for a spike; set it between runs, or in ``run_args``.
+
+        Raises
+        ------
+        UsageError
+            If the threshold has none.
+        """
+        if "_level" not in self.variables:
+            raise UsageError(
+                f"{self.name!r}: its threshold has no level; expected one that is no expression, "
+                "such as Level()"
+            )
+        return self.variables["_level"].get_addressable_value_with_unit("_level", self)
+
+    @level.setter
+    def level(self, value: ArrayLike) -> None:
+        self.level.set_item(slice(None), value)
 
     def channel(
         self, neuron: ArrayLike, number: ArrayLike, group: str | None = None, **unknown: Any

@@ -11,10 +11,9 @@ from brian2 import Hz, Quantity, ms
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice
 from brian2.groups.neurongroup import to_start_stop
-from brian2.groups.subgroup import Subgroup
 from numpy.typing import ArrayLike, NDArray
 
-from surrogate.brian_bridge.addresses import HasChannels
+from surrogate.brian_bridge.addresses import Surrogates
 from surrogate.brian_bridge.background import Background, Drive, check_rates
 from surrogate.brian_bridge.binned import BinnedGroup
 from surrogate.brian_bridge.blame import made_by_user, users_frame
@@ -26,15 +25,16 @@ from surrogate.brian_bridge.rates import input_rates, range_warnings
 from surrogate.brian_bridge.recorded import RecordedSpikes, Recording
 from surrogate.brian_bridge.standalone import StandaloneStep
 from surrogate.brian_bridge.step import RuntimeStep
+from surrogate.brian_bridge.subgroup import SurrogateSubgroup, checked_state
 from surrogate.brian_bridge.thresholds import Expression, Hysteresis, Stochastic, Threshold
 from surrogate.errors import UsageError
 
-__all__ = ["SurrogateNeuron", "SurrogateSubgroup"]
+__all__ = ["SurrogateNeuron"]
 
 _OUTPUT = "it is what the model computed, and nothing acts back on it; drive the inputs instead"
 
 
-class SurrogateNeuron(HasChannels, BinnedGroup):
+class SurrogateNeuron(Surrogates, BinnedGroup):
     """N neurons whose model is a trained recurrent network.
 
     The network takes the spikes that arrived in a bin, one or none per channel, and gives
@@ -130,7 +130,9 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         name: str = "surrogateneuron*",
     ) -> None:
         self.population = Population(model, N)
-        self.threshold = self.population.threshold() if threshold is None else _threshold(threshold)
+        self._threshold = (
+            self.population.threshold() if threshold is None else _threshold(threshold)
+        )
         check_whole("threads", threads)
         self.threads = int(threads)
         if precision not in ("float32", "float64"):
@@ -225,6 +227,18 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
         return ["_noise"] if isinstance(self.threshold, Stochastic) else []
 
     @property
+    def threshold(self) -> Threshold:
+        """The rule for spikes, of which the levels can be set (:attr:`level`), but not the kind."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: Any) -> None:
+        raise UsageError(
+            f"{self.name!r}: the threshold belongs to the group: set its levels, as in "
+            f"{self.name}.level = -2.0, or make another group"
+        )
+
+    @property
     def driven(self) -> bool:
         """Whether there are spikes of a background or a recording."""
         return bool(self.drives) or self.recorded is not None
@@ -260,13 +274,7 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
     @hidden_state.setter
     def hidden_state(self, value: ArrayLike) -> None:
         shape = (self._N, self.population.spec.state_size)
-        given = np.asarray(value)
-        if given.shape not in (shape, shape[1:]):
-            raise UsageError(
-                f"{self.name!r}: hidden state of shape {given.shape}, expected {shape} or "
-                f"{shape[1:]}"
-            )
-        self.variables["_state"].set_value(np.broadcast_to(given, shape).ravel())
+        self.variables["_state"].set_value(checked_state(self.name, value, shape).ravel())
         self._step.push()
 
     def before_run(self, run_namespace: Any) -> None:
@@ -282,6 +290,7 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
 
     def _restore_from_full_state(self, state: dict[str, Any]) -> None:
         super()._restore_from_full_state(state)
+        self._warned_of.clear()  # each run of a sweep has its own
         self._step.push()
 
     @property
@@ -354,27 +363,6 @@ class SurrogateNeuron(HasChannels, BinnedGroup):
 
     def __getitem__(self, item: Any) -> SurrogateSubgroup:
         return SurrogateSubgroup(self, *to_start_stop(item, self._N))
-
-
-class SurrogateSubgroup(HasChannels, Subgroup):
-    """Some consecutive neurons of a SurrogateNeuron, with their ``inputs``."""
-
-    def __init__(
-        self, source: SurrogateNeuron, start: int, stop: int, name: str | None = None
-    ) -> None:
-        self.channels = source.channels
-        size = self.channels.size
-        self._inputs = source.inputs[start * size : stop * size]
-        super().__init__(source, start, stop, name)
-
-    @property
-    def inputs(self) -> Subgroup:
-        """The input channels of these neurons."""
-        return self._inputs
-
-    def __getitem__(self, item: slice) -> SurrogateSubgroup:
-        start, stop = to_start_stop(item, self._N)
-        return self.source[self.start + start : self.start + stop]
 
 
 def _threshold(given: Threshold | str) -> Threshold:

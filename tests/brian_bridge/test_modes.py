@@ -10,7 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brian2 import Hz, Network, TimedArray, defaultclock, device, ms, mV, prefs, set_device
+from brian2 import (
+    Hz,
+    Network,
+    SpikeMonitor,
+    TimedArray,
+    defaultclock,
+    device,
+    ms,
+    mV,
+    prefs,
+    set_device,
+)
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import all_devices, reset_device
 
@@ -148,11 +159,13 @@ def test_a_program_takes_other_rates_and_counts_each_time_it_runs(standalone) ->
     of_times = TimedArray([0, 100] * Hz, dt=10 * ms)
     background = Background(excitatory=50 * Hz, inhibitory=of_times, seed=3)
     cells = SurrogateNeuron(2, model, background=background)
-    network = Network(cells)
+    spikes = SpikeMonitor(cells)
+    network = Network(cells, spikes)
     network.run(21.5 * ms)
     device.build(directory=str(standalone), run=False)
     for rate, later, x in [(50, 100, 0), ([80, 20], 300, 0), (0, 0, 0), (0, 0, 2)]:
         changed = {cells.background_excitatory: rate * Hz, of_times: [later, later] * Hz}
+        changed[cells.level] = [-100.0, 100.0]
         changed[cells.inputs.x] = x  # Brian2 alone ignores one number for 16-bit integers
         device.run(str(standalone), with_output=False, run_args=changed)
         counts = np.zeros((2, 21, INPUTS), np.int32)
@@ -163,6 +176,7 @@ def test_a_program_takes_other_rates_and_counts_each_time_it_runs(standalone) ->
         counts[:, 0] += x
         np.testing.assert_allclose(cells.v / mV, offline(model, counts)[1][:, -1], atol=1e-3)
         assert cells.lost[:].tolist() == np.maximum(counts - 1, 0).sum((1, 2)).tolist()
+        assert spikes.count[:].tolist() == [11, 0]  # refractory for two bins
 
 
 def test_artificial_units_are_refused_in_standalone(standalone) -> None:

@@ -325,6 +325,38 @@ def test_states_that_were_taken_are_all_set_again() -> None:
         cells.get_states(units=False, format="pandas")
 
 
+def test_levels_are_set_for_each_neuron_between_runs(recorded) -> None:
+    model = random_model()
+    logits = _logits(model, recorded)
+    levels = np.quantile(logits, [0.5, 0.8, 0.95], axis=1)[[0, 1, 2], [0, 1, 2]]
+    for changed in (levels, levels[[2, 0, 1]]):
+        cells = SurrogateNeuron(3, model, refractory=1 * ms)
+        cells.level = changed
+        expected = logits >= changed[:, None]
+        np.testing.assert_array_equal(_spikes(cells, recorded), expected)
+    cells = SurrogateNeuron(3, model, refractory=1 * ms)
+    cells[1:].level = levels[1:]
+    cells.level[0] = -100.0
+    np.testing.assert_array_equal(cells.level[:], [-100.0, *levels[1:]])
+    with pytest.raises(UsageError, match=r"\.level = -2\.0"):
+        cells.threshold = Level(-100.0)
+    with pytest.raises(UsageError, match="no level"):
+        SurrogateNeuron(1, model, threshold="p > 0.5").level = 1.0
+
+
+def test_a_subgroup_has_the_hidden_state_of_its_neurons() -> None:
+    cells = SurrogateNeuron(4, random_model())
+    states = np.arange(80.0).reshape(4, 20)
+    cells.hidden_state = states
+    part = cells[1:3]
+    np.testing.assert_array_equal(part.hidden_state, states[1:3])
+    part.hidden_state = np.full(20, -1.0)
+    states[1:3] = -1
+    np.testing.assert_array_equal(cells.hidden_state, states)
+    with pytest.raises(UsageError, match=r"\(2, 20\) or \(20,\)"):
+        part.hidden_state = states
+
+
 @pytest.mark.slow
 def test_a_stored_network_goes_on_in_a_new_process(tmp_path) -> None:
     model = random_model()
@@ -398,6 +430,12 @@ def test_input_unlike_the_trainings_is_warned_of(rate, recwarn) -> None:
     network.run(300 * ms)
     messages = [str(one.message) for one in recwarn if "synapses received" in str(one.message)]
     assert len(messages) == (0 if rate == 50 else 2)  # one for each kind, once
+    recwarn.clear()
+    network.store()
+    network.restore()
+    network.run(1 * ms)
+    again = [one for one in recwarn if "synapses received" in str(one.message)]
+    assert len(again) == len(messages)  # a run after restore() is another one
     assert all("'cells'" in message and "20 to 100 Hz" in message for message in messages)
     counted = rate * EXCITATORY * 0.6  # one neuron's synapses of a kind, for 600 ms
     for measured in cells.input_rates.values():
