@@ -142,6 +142,13 @@ def test_pickles(tiny_content: dict[str, Any], tmp_path: Path, protocol: int, co
     path = tmp_path / "public.p"
     path.write_bytes(pickle.dumps(tiny_content, protocol=protocol))
     mutations = [*of_bytes(sealed=False), *2 * of_pickle()]
+
+    def older(draw: Draw, path: Path) -> None:
+        """What the older two protocols hold is text."""
+        path.write_bytes(pickle.dumps(tiny_content, protocol=draw.choice((0, 1))))
+        draw.choice(mutations[:-1]).change(draw, path)
+
+    mutations.append(Mutation("protocol 0 or 1, changed", older))
     kind = Kind(f"pickle, protocol {protocol}", path, mutations, converted)
     check(kind, count // 3, tmp_path / "work")
 
