@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from surrogate.errors import printable
+
 __all__ = [
     "emit",
     "json_option",
@@ -62,12 +64,12 @@ def parse_settings(given: Iterable[str]) -> dict[str, Any]:
 
 def emit(as_json: bool, obj: Mapping[str, Any], text: str) -> None:
     """Print a command's result on stdout: ``obj`` as one line of JSON, or ``text`` for people."""
-    click.echo(json_text(obj) if as_json else text)
+    click.echo(json_text(obj) if as_json else printable(text))
 
 
 def say(line: str) -> None:
     """Print what happens on stderr, which leaves stdout to results."""
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
 
 
 def json_text(obj: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "Interrupted", "SurrogateError", "UsageError", "one_line"]
+__all__ = ["DataError", "Interrupted", "SurrogateError", "UsageError", "one_line", "printable"]
 
 
 class SurrogateError(Exception):
@@ -29,15 +29,20 @@ class Interrupted(SurrogateError):
 
 
 def one_line(message: str, most: int = 300) -> str:
-    """``message`` as one line of printable characters, its middle left out where it is too long.
-
-    Messages quote files, which may hold escape sequences that a terminal obeys.
-    """
+    """``message`` as one line of :func:`printable` text, its middle left out where it is long."""
     if len(message) > 4 * most:
         message = f"{message[: 2 * most]} … {message[-2 * most :]}"
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(message.split())
-    )
+    line = printable(" ".join(message.split()))
     half = (most - 3) // 2
     return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for all that is neither printable nor the end of a line.
+
+    What is shown quotes files, which may hold sequences that a terminal obeys.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -19,6 +19,7 @@ import pytest
 from helpers.brian import random_model
 from surrogate import datasets, machine
 from surrogate.cli import main as frame
+from surrogate.cli._common import emit, say
 from surrogate.datasets.convert import convert
 from surrogate.errors import DataError, SurrogateError, one_line
 from surrogate.files import atomic_write_text, check_is_file, lock_file
@@ -26,6 +27,7 @@ from surrogate.grid.folder import ExperimentFolder
 from surrogate.grid.lease import Lease, read_lease
 from surrogate.kernels import StackSpec
 from surrogate.model.model_file import save
+from surrogate.training.progress import Console
 
 # A command that prints what the terminal may lack.
 PRINTING = """
@@ -238,6 +240,15 @@ def test_a_message_is_one_line_of_300_printable_characters(message: str) -> None
     assert len(line) <= 300
     if len(message) < 300 and message.isprintable():
         assert line == message
+
+
+def test_no_escape_sequence_of_a_file_reaches_the_terminal(capsys) -> None:
+    """Neither in a result nor in what is told on the way."""
+    text = "unstable: \x1b]0;title\x07\x00\nepochs: µ ⣿ 3"
+    for show in (lambda text: emit(False, {}, text), say, Console().say):
+        show(text)
+        out, err = capsys.readouterr()
+        assert out + err == "unstable: \\x1b]0;title\\x07\\x00\nepochs: µ ⣿ 3\n"
 
 
 def test_two_conversions_to_one_file_do_not_disturb_each_other(toy_data, tmp_path) -> None:

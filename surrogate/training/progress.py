@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from surrogate.errors import printable
 from surrogate.kernels import default_provider
 from surrogate.training.trainer import Trainer, TrainingProgress
 
@@ -38,7 +39,7 @@ class Console(Reporter):
     """
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def begin(self, trainer: Trainer) -> None:
         config, dataset = trainer.config, trainer.dataset
