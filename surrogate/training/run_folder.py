@@ -25,7 +25,13 @@ from typing_extensions import TypedDict
 
 from surrogate.errors import DataError, SurrogateError, UsageError, one_line
 from surrogate.evaluation.result import Scores
-from surrogate.files import atomic_path, atomic_write_text, explain_os_error, lock_file
+from surrogate.files import (
+    atomic_path,
+    atomic_write_text,
+    check_is_file,
+    explain_os_error,
+    lock_file,
+)
 from surrogate.model.model_file import MODEL_NAME, load
 from surrogate.stored import parse_json, read_bytes, read_text, seal, seal_json, unseal, unseal_json
 from surrogate.training.epoch_scores import Epoch
@@ -188,6 +194,7 @@ class RunFolder:
         FolderInUse
             If one does.
         """
+        check_is_file(self._config)
         try:
             handle = open(self._config, "rb")  # noqa: SIM115
         except OSError as error:
