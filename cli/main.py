@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("surrogate.cli.evaluate", "evaluate", "Evaluate a surrogate on a data set."),
     "compare": ("surrogate.cli.compare", "compare", "Put surrogates side by side."),
     "report": ("surrogate.cli.report", "report", "Write a page about a trained surrogate."),
+    "models": ("surrogate.cli.models", "models", "List the models that come with the package."),
     "import": ("surrogate.cli.imports", "imports", "Turn models of other programs into ours."),
     "data": ("surrogate.cli.data", "data", "Convert, inspect, check and plot data sets."),
     "grid": ("surrogate.cli.grid", "grid", "Train many surrogates as one resumable job."),

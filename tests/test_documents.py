@@ -28,23 +28,11 @@ def test_prose_is_wrapped_at_100_columns(document: Path) -> None:
     assert long == []
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder in which the README's ``surrogate train`` has been run, in small."""
-    folder = tmp_path_factory.mktemp("readme")
-    line = r"^surrogate train --arch lstm .*writes (.+)/model\.safetensors$"
-    written = re.search(line, README, re.M)
-    command = [sys.executable, "-m", "surrogate.cli.main", "train", "--arch", "lstm"]
-    small = ["--hidden", "8-2", "--epochs", "1", "--out", written[1]]
-    subprocess.run([*command, *small], cwd=folder, capture_output=True, check=True)
-    return folder
-
-
 @pytest.mark.parametrize("code", re.findall(r"^```python\n(.+?)^```", README, re.M | re.S))
-def test_python_of_the_readme_runs(code: str, trained: Path) -> None:
+def test_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        cwd=trained,
+        cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -30,7 +30,7 @@ def test_every_folder_is_a_listed_package() -> None:
         ".".join([package, *path.parent.relative_to(REPOSITORY / folder).parts])
         for package, folder in FOLDERS.items()
         for path in (REPOSITORY / folder).rglob("*")
-        if path.suffix in {".py", ".toml", ".h5", ".h", ".html"}
+        if path.suffix in {".py", ".toml", ".h5", ".safetensors", ".h", ".html"}
     }
     assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
@@ -84,7 +84,7 @@ def test_files_that_commands_need_are_packaged() -> None:
         path
         for folder in FOLDERS.values()
         for path in (REPOSITORY / folder).rglob("*")
-        if path.suffix in {".toml", ".h5", ".h", ".cpp", ".html", ".css"}
+        if path.suffix in {".toml", ".h5", ".safetensors", ".h", ".cpp", ".html", ".css"}
         or path.name == "py.typed"
         or path.match("results/gpu-*.json")
     }

@@ -22,6 +22,7 @@ from surrogate.evaluation.scores import SCORES
 from surrogate.model.model_file import Model, load, save
 from surrogate.model.prediction import BinsCallback
 from surrogate.model.spike_rule import SpikeRule
+from surrogate.model.zoo import BUNDLED
 
 if TYPE_CHECKING:
     from surrogate.datasets import Dataset
@@ -193,6 +194,11 @@ def _describe(rule: SpikeRule, outputs: Outputs) -> dict[str, Any]:
 def _require_rule_trials(model: Model, dataset: Dataset, split: str, protocol: str) -> None:
     if model.path is None:
         raise UsageError("the model has no file to write a spike rule into; save it first")
+    if model.path.parent == BUNDLED:
+        raise UsageError(
+            f"{model.path.stem} comes with the package: its spike rule stays; copy {model.path} "
+            "and give the copy"
+        )
     holds_test = split == "test" or (split == "all" and dataset.split_sizes is not None)
     if holds_test or protocol != "stateful":
         raise UsageError(

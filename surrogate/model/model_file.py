@@ -30,6 +30,7 @@ from surrogate.model.card import ModelCard
 from surrogate.model.prediction import predict_dataset, predict_events
 from surrogate.model.spike_rule import SpikeRule
 from surrogate.model.stack import RecurrentStack
+from surrogate.model.zoo import locate
 from surrogate.stored import parse_json
 from surrogate.validated import short, validate
 
@@ -147,12 +148,19 @@ def save(path: str | os.PathLike[str], stack: RecurrentStack, card: ModelCard) -
 def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file.
 
+    Parameters
+    ----------
+    path : path or str
+        Of a model file, or the name of a bundled model, such as ``"l5pc-small"``;
+        :func:`surrogate.model.zoo.bundled_models` lists them. What lies at the path comes first.
+
     Raises
     ------
     DataError
         If the file is missing, damaged, of another format or version, larger than any model, or its
         weights do not fit its card.
     """
+    path = locate(path)
     content = _read(path)
     with _damage_named(path):
         card = _card(content)

@@ -459,3 +459,9 @@ def test_units_and_further_variables_are_brian2s(recorded) -> None:
     assert cells.v.dim is volt.dim
     assert cells.load[:].shape == (3,)
     assert set(cells.get_states()) >= {"v", "p", "lost", "depth"}
+
+
+def test_the_name_of_a_bundled_model_serves_as_a_model() -> None:
+    cells = SurrogateNeuron(2, "l5pc-small")
+    Network(cells).run(3 * ms)
+    assert cells.population.spec.arch == "elm"

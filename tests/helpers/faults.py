@@ -252,7 +252,7 @@ def _peak(*, reset: bool = False) -> int:
 
 #: How many mutations: by default, and as a slow test.
 few_or_many = pytest.mark.parametrize(
-    "count", [pytest.param(250, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
+    "count", [pytest.param(250, id="few"), pytest.param(1000, id="many", marks=pytest.mark.slow)]
 )
 
 

@@ -343,13 +343,14 @@ def test_the_python_module_is_clean_under_sanitizers(source: Path, tmp_path: Pat
         pytest.skip(f"{COMPILER} has no sanitizers to load beside Python")
     target = tmp_path / "installed"
     _install(source, target, CXX=_compiler(tmp_path, "avx", *SANITIZERS))
-    for name in ("conftest.py", "kernels/test_providers.py", "kernels/test_stepper.py"):
+    names = ["test_providers.py", "test_stepper.py", "test_branches.py"]
+    for name in ("conftest.py", *(f"kernels/{name}" for name in names)):
         shutil.copy(REPOSITORY / "tests" / name, tmp_path)
+    shutil.copytree(REPOSITORY / "tests" / "helpers", tmp_path / "helpers")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-k", "cpu or test_stepper"),
-            *(f"--rootdir={tmp_path}", "test_providers.py", "test_stepper.py"),
+            *("-k", "cpu or test_stepper", f"--rootdir={tmp_path}", *names),
         ],
         cwd=tmp_path,
         capture_output=True,
