@@ -367,8 +367,7 @@ def test_a_stored_network_goes_on_in_a_new_process(tmp_path) -> None:
         import sys
         import numpy as np
         from brian2 import *
-        from helpers.stacks import irregular_branches
-from surrogate import SurrogateNeuron
+        from surrogate import SurrogateNeuron
 
         prefs.codegen.target = "numpy"
         folder, duration = sys.argv[1], int(sys.argv[2])
