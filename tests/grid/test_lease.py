@@ -87,6 +87,12 @@ def test_a_lease_of_another_host_lives_as_long_as_its_heartbeat(tmp_path) -> Non
     assert Lease.acquire(tmp_path, threading.Event()) is not None
 
 
+def test_a_lease_whose_heartbeat_lies_days_ahead_is_not_waited_for(tmp_path) -> None:
+    _write(tmp_path, host="elsewhere", pid=1, heartbeat=time.time() + 3 * 86_400)
+    assert read_lease(tmp_path) is None
+    assert Lease.acquire(tmp_path, threading.Event()) is not None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 3}'])
 def test_a_damaged_lease_is_none(text, tmp_path) -> None:
     (tmp_path / "lease.json").write_text(text)
